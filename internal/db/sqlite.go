@@ -1,0 +1,514 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+
+	"chancery/internal/fault"
+)
+
+// liteConn is one SQLite connection with its prepared statements. One
+// goroutine owns it at a time.
+type liteConn struct {
+	c       *sqlite.Conn
+	stmts   map[*Stmt]*sqlite.Stmt
+	observe func(string, time.Duration, error)
+}
+
+// liteEngine is one writer goroutine over one connection, and a pool of
+// read-only connections that never wait for it (WAL).
+type liteEngine struct {
+	readers chan *liteConn
+	size    int
+	path    string
+
+	queue   chan *liteWrite
+	batch   int
+	mu      sync.RWMutex // guards closed against a send on queue
+	closed  bool
+	stopped chan struct{} // closed when the writer goroutine has ended
+
+	// broken is set by a failed commit and cleared by the next good one; while
+	// set, ping writes a page to find out whether storage has recovered.
+	broken atomic.Bool
+}
+
+// liteWrite is one callback on its way through the writer.
+type liteWrite struct {
+	ctx   context.Context
+	fn    func(*Tx) error
+	taken atomic.Bool // set by whoever comes first: the writer, or a caller that gives up
+	done  chan error  // capacity 1
+	err   error
+}
+
+func openSQLite(path string, cfg Config) (*liteEngine, error) {
+	if dir := filepath.Dir(path); dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open database: %w", err)
+		}
+	}
+	n := cfg.ReadPool
+	if n <= 0 {
+		n = 4
+	}
+	w, err := openLite(path, cfg, sqlite.OpenReadWrite|sqlite.OpenCreate|sqlite.OpenWAL|sqlite.OpenNoMutex)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), w.c.Close())
+	}
+	e := &liteEngine{
+		readers: make(chan *liteConn, n), size: n, path: path,
+		queue: make(chan *liteWrite, cfg.WriteQueue), batch: cfg.WriteBatch,
+		stopped: make(chan struct{}),
+	}
+	for range n {
+		r, err := openLite(path, cfg, sqlite.OpenReadOnly|sqlite.OpenNoMutex)
+		if err != nil {
+			return nil, errors.Join(err, e.closeReaders(len(e.readers)), w.c.Close())
+		}
+		e.readers <- r
+	}
+	go e.writer(w)
+	return e, nil
+}
+
+func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error) {
+	c, err := sqlite.OpenConn(path, flags)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, sqliteError("open", err))
+	}
+	c.SetBusyTimeout(10 * time.Second)
+	// FULL: a commit is on the disk before Write returns. The checkpoint
+	// threshold (16 MiB) bounds both the WAL and the recovery time at start.
+	for _, pragma := range []string{"synchronous=FULL", "temp_store=MEMORY", "cache_size=-32768",
+		"wal_autocheckpoint=4000", "journal_size_limit=67108864"} {
+		if err := sqlitex.ExecuteTransient(c, "PRAGMA "+pragma, nil); err != nil {
+			return nil, errors.Join(fmt.Errorf("open database %s: %w", path, sqliteError("pragma", err)), c.Close())
+		}
+	}
+	return &liteConn{c: c, stmts: map[*Stmt]*sqlite.Stmt{}, observe: cfg.Observe}, nil
+}
+
+func (e *liteEngine) closeReaders(n int) error {
+	var err error
+	for range n {
+		err = errors.Join(err, (<-e.readers).c.Close())
+	}
+	return err
+}
+
+func (e *liteEngine) close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	close(e.queue)
+	e.mu.Unlock()
+	<-e.stopped
+	return e.closeReaders(e.size)
+}
+
+// ---- writing ----
+
+func (e *liteEngine) write(ctx context.Context, fn func(*Tx) error) error {
+	w := &liteWrite{ctx: ctx, fn: fn, done: make(chan error, 1)}
+	if err := e.enqueue(w); err != nil {
+		return err
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		if w.taken.CompareAndSwap(false, true) {
+			return ctx.Err() // still queued: it will never run
+		}
+		return <-w.done // running or committing: the answer must be the true one
+	}
+}
+
+func (e *liteEngine) enqueue(w *liteWrite) error {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.closed {
+		return unavailable(errors.New("database is closed"))
+	}
+	select {
+	case e.queue <- w:
+		return nil
+	default:
+		return fault.New(fault.Unavailable, "too many writes are waiting for the database; nothing was stored, try again").Retry(retryAfter)
+	}
+}
+
+// writer owns the write connection. While one commit waits for the disk the
+// next callbacks gather in the queue, so the batch adapts to the load and no
+// timer is needed.
+func (e *liteEngine) writer(c *liteConn) {
+	defer close(e.stopped)
+	defer c.c.Close()
+	batch := make([]*liteWrite, 0, e.batch)
+	for w := range e.queue {
+		batch = append(batch[:0], w)
+	gather:
+		for len(batch) < e.batch {
+			select {
+			case w, ok := <-e.queue:
+				if !ok {
+					break gather
+				}
+				batch = append(batch, w)
+			default:
+				break gather
+			}
+		}
+		err := c.runBatch(batch)
+		e.broken.Store(err != nil)
+		for _, w := range batch {
+			if err != nil && w.err == nil {
+				w.err = err
+			}
+			w.done <- w.err
+		}
+		clear(batch)
+	}
+}
+
+// runBatch runs every callback in one transaction, each in its own savepoint,
+// and commits. The error is that of the whole batch; a callback's own is in
+// its err.
+func (c *liteConn) runBatch(batch []*liteWrite) (err error) {
+	start := time.Now()
+	defer func() { c.observe("db.commit_batch", time.Since(start), err) }()
+	if err := c.raw(stBegin); err != nil {
+		return err
+	}
+	for _, w := range batch {
+		if !w.taken.CompareAndSwap(false, true) {
+			w.err = context.Canceled
+			continue
+		}
+		if w.err = w.ctx.Err(); w.err != nil {
+			continue
+		}
+		if err := c.runOne(w); err != nil {
+			return errors.Join(err, c.rollback())
+		}
+	}
+	if err := c.raw(stCommit); err != nil {
+		return errors.Join(err, c.rollback())
+	}
+	return nil
+}
+
+// runOne runs one callback; a non-nil result means the whole transaction is lost.
+func (c *liteConn) runOne(w *liteWrite) error {
+	if err := c.raw(stSavepoint); err != nil {
+		return err
+	}
+	if w.err = c.call(w); w.err != nil {
+		if c.c.AutocommitEnabled() {
+			return w.err // SQLite itself rolled everything back (disk full, I/O error)
+		}
+		if err := c.raw(stUndo); err != nil {
+			return err
+		}
+	}
+	return c.raw(stRelease)
+}
+
+func (c *liteConn) call(w *liteWrite) (err error) {
+	var queued error
+	tx := &Tx{Q: c,
+		queue: func(s *Stmt, check func(int64) error, args []any) {
+			if queued != nil {
+				return
+			}
+			n, err := c.Exec(w.ctx, s, args...)
+			if err == nil && check != nil {
+				err = check(n)
+			}
+			queued = err
+		},
+		bulk: func(ctx context.Context, b *Bulk, rows [][]any) error {
+			for _, row := range rows {
+				if _, err := c.Exec(ctx, b.insert, row...); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("write callback panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if err := w.fn(tx); err != nil {
+		return err
+	}
+	return queued
+}
+
+func (c *liteConn) rollback() error {
+	if c.c.AutocommitEnabled() {
+		return nil
+	}
+	return c.raw(stRollback)
+}
+
+// The transaction statements; not in the registry, they are not portable.
+var (
+	stBegin     = &Stmt{Name: "db.begin", sqlite: "BEGIN IMMEDIATE"}
+	stReadBegin = &Stmt{Name: "db.begin_read", sqlite: "BEGIN"}
+	stCommit    = &Stmt{Name: "db.commit", sqlite: "COMMIT"}
+	stRollback  = &Stmt{Name: "db.rollback", sqlite: "ROLLBACK"}
+	stSavepoint = &Stmt{Name: "db.savepoint", sqlite: "SAVEPOINT w"}
+	stUndo      = &Stmt{Name: "db.undo", sqlite: "ROLLBACK TO w"}
+	stRelease   = &Stmt{Name: "db.release", sqlite: "RELEASE w"}
+)
+
+func (c *liteConn) raw(s *Stmt) error {
+	st, err := c.prepared(s)
+	if err != nil {
+		return sqliteError(s.Name, err)
+	}
+	_, err = st.Step()
+	return sqliteError(s.Name, errors.Join(err, st.Reset()))
+}
+
+// ---- statements on one connection ----
+
+func (c *liteConn) prepared(s *Stmt) (*sqlite.Stmt, error) {
+	if st := c.stmts[s]; st != nil {
+		return st, nil
+	}
+	st, trailing, err := c.c.PrepareTransient(s.sqlite)
+	if err != nil {
+		return nil, err
+	}
+	if trailing > 0 {
+		return nil, errors.Join(fmt.Errorf("more than one statement"), st.Finalize())
+	}
+	c.stmts[s] = st
+	return st, nil
+}
+
+func (c *liteConn) bind(s *Stmt, args []any) (*sqlite.Stmt, error) {
+	st, err := c.prepared(s)
+	if err != nil {
+		return nil, err
+	}
+	if want := st.BindParamCount(); want != len(args) {
+		return nil, fmt.Errorf("%d arguments for %d parameters", len(args), want)
+	}
+	for i, a := range args {
+		switch v := argument(a).(type) {
+		case nil:
+			st.BindNull(i + 1)
+		case int64:
+			st.BindInt64(i+1, v)
+		case float64:
+			st.BindFloat(i+1, v)
+		case string:
+			st.BindText(i+1, v)
+		case []byte:
+			st.BindBytes(i+1, v)
+		default:
+			st.BindText(i+1, jsonList(v))
+		}
+	}
+	return st, nil
+}
+
+// run steps through s, calling row for each result row.
+func (c *liteConn) run(ctx context.Context, s *Stmt, row func(*sqlite.Stmt) error, args []any) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	start := time.Now()
+	defer func() { c.observe(s.Name, time.Since(start), err) }()
+	st, err := c.bind(s, args)
+	if err != nil {
+		return sqliteError(s.Name, err)
+	}
+	if s.FullScan { // only long statements pay for being interruptible
+		defer c.c.SetInterrupt(c.c.SetInterrupt(ctx.Done()))
+	}
+	for {
+		more, err := st.Step()
+		if err == nil && more {
+			err = row(st)
+			if err == nil {
+				continue
+			}
+			return errors.Join(err, st.Reset())
+		}
+		if rerr := st.Reset(); err == nil {
+			err = rerr
+		}
+		return sqliteError(s.Name, err)
+	}
+}
+
+func noRow(*sqlite.Stmt) error { return nil }
+
+// Exec implements Q.
+func (c *liteConn) Exec(ctx context.Context, s *Stmt, args ...any) (int64, error) {
+	if err := c.run(ctx, s, noRow, args); err != nil {
+		return 0, err
+	}
+	return int64(c.c.Changes()), nil
+}
+
+// One implements Q.
+func (c *liteConn) One(ctx context.Context, s *Stmt, scan func(*Row), args ...any) error {
+	found := false
+	err := c.All(ctx, s, func(r *Row) error {
+		if found {
+			return fmt.Errorf("%s: more than one row", s.Name)
+		}
+		found = true
+		scan(r)
+		return nil
+	}, args...)
+	if err == nil && !found {
+		return ErrNotFound
+	}
+	return err
+}
+
+// All implements Q.
+func (c *liteConn) All(ctx context.Context, s *Stmt, scan func(*Row) error, args ...any) error {
+	var r Row
+	return c.run(ctx, s, func(st *sqlite.Stmt) error {
+		r = Row{lite: st}
+		if err := scan(&r); err != nil {
+			return err
+		}
+		if r.err != nil {
+			return fmt.Errorf("%s: %w", s.Name, r.err)
+		}
+		return nil
+	}, args)
+}
+
+// ---- reading through the pool ----
+
+func (e *liteEngine) acquire(ctx context.Context) (*liteConn, error) {
+	select {
+	case c := <-e.readers:
+		return c, nil
+	default:
+	}
+	select {
+	case c := <-e.readers:
+		return c, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Exec implements Q: a write of a single statement.
+func (e *liteEngine) Exec(ctx context.Context, s *Stmt, args ...any) (n int64, err error) {
+	err = e.write(ctx, func(tx *Tx) error {
+		n, err = tx.Exec(ctx, s, args...)
+		return err
+	})
+	return n, err
+}
+
+// One implements Q.
+func (e *liteEngine) One(ctx context.Context, s *Stmt, scan func(*Row), args ...any) error {
+	c, err := e.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { e.readers <- c }()
+	return c.One(ctx, s, scan, args...)
+}
+
+// All implements Q. scan must not use the pool again: it could wait for itself.
+func (e *liteEngine) All(ctx context.Context, s *Stmt, scan func(*Row) error, args ...any) error {
+	c, err := e.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { e.readers <- c }()
+	return c.All(ctx, s, scan, args...)
+}
+
+func (e *liteEngine) snapshot(ctx context.Context, fn func(Q) error) error {
+	c, err := e.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { e.readers <- c }()
+	if err := c.raw(stReadBegin); err != nil {
+		return err
+	}
+	return errors.Join(fn(c), c.rollback())
+}
+
+// ---- schema and checks ----
+
+// script runs several statements in one transaction on the writer.
+func (e *liteEngine) script(ctx context.Context, sql string) error {
+	return e.write(ctx, func(tx *Tx) error {
+		// ExecuteScript brings its own savepoint, which nests in the batch's.
+		return sqliteError("db.script", sqlitex.ExecuteScript(tx.Q.(*liteConn).c, sql, nil))
+	})
+}
+
+func (e *liteEngine) ping(ctx context.Context) error {
+	if e.broken.Load() {
+		return e.write(ctx, func(tx *Tx) error {
+			return sqliteError("db.ping", sqlitex.ExecuteTransient(tx.Q.(*liteConn).c, "PRAGMA user_version = 1", nil))
+		})
+	}
+	c, err := e.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { e.readers <- c }()
+	return sqliteError("db.ping", sqlitex.ExecuteTransient(c.c, "SELECT 1", nil))
+}
+
+func (e *liteEngine) prepare(ctx context.Context, s *Stmt) error {
+	c, err := e.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { e.readers <- c }()
+	_, err = c.prepared(s)
+	return sqliteError(s.Name, err)
+}
+
+func (e *liteEngine) explain(ctx context.Context, s *Stmt) (string, error) {
+	c, err := e.acquire(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { e.readers <- c }()
+	var plan strings.Builder
+	err = sqlitex.ExecuteTransient(c.c, "EXPLAIN QUERY PLAN "+s.sqlite, &sqlitex.ExecOptions{
+		ResultFunc: func(st *sqlite.Stmt) error {
+			plan.WriteString(st.ColumnText(3) + "\n")
+			return nil
+		}})
+	return plan.String(), sqliteError(s.Name, err)
+}
