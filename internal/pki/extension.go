@@ -163,7 +163,12 @@ func oidContent(oid asn1.ObjectIdentifier) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode object identifier: %w", err)
 	}
-	return string(der[headerLen(len(der)-2):]), nil // arcs never need 128 octets here
+	var content cryptobyte.String
+	in := cryptobyte.String(der)
+	if !in.ReadASN1(&content, cbasn1.OBJECT_IDENTIFIER) {
+		return "", fmt.Errorf("encode object identifier: %s is not one", oid)
+	}
+	return string(content), nil
 }
 
 // keyUsageExtension encodes the named bits in the shortest form. The bits of
