@@ -1,0 +1,180 @@
+package limit
+
+import (
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// shards is the number of locks; a power of two well above the core count.
+const shards = 64
+
+// DefaultMaxKeys bounds a Limiter's memory: about 100 bytes a key.
+const DefaultMaxKeys = 1 << 18
+
+// Limiter holds one named limit for many keys in memory. It is safe for
+// concurrent use. Each replica limits on its own: with n replicas behind a
+// balancer the effective limit is up to n times the rate.
+//
+// Memory is bounded: a key whose burst has refilled is forgotten, which
+// changes nothing, and when more than MaxKeys are still in debt an arbitrary
+// one is forgotten, which forgives it.
+type Limiter struct {
+	name string
+	rate atomic.Pointer[Rate]
+	seed maphash.Seed
+
+	overrides atomic.Pointer[map[string]Rate] // copy on write; nil when none
+	mu        sync.Mutex                      // serialises writers of overrides
+
+	perShard int
+	shard    [shards]shard
+}
+
+// shard is one lock and the keys it guards, padded against false sharing.
+type shard struct {
+	mu    sync.Mutex
+	tat   map[string]int64 // key -> theoretical arrival time, Unix nanoseconds
+	sweep int              // Allow calls until the next look for idle keys
+	_     [40]byte
+}
+
+// New returns a limiter. maxKeys 0 means DefaultMaxKeys.
+func New(name string, rate Rate, maxKeys int) (*Limiter, error) {
+	if err := rate.Validate(); err != nil {
+		return nil, fmt.Errorf("limit %s: %w", name, err)
+	}
+	if maxKeys <= 0 {
+		maxKeys = DefaultMaxKeys
+	}
+	l := &Limiter{name: name, seed: maphash.MakeSeed(), perShard: max(maxKeys/shards, 1)}
+	l.rate.Store(&rate)
+	for i := range l.shard {
+		l.shard[i].tat = make(map[string]int64)
+	}
+	return l, nil
+}
+
+// Name returns the limit's name, as shown to users and in metrics.
+func (l *Limiter) Name() string { return l.name }
+
+// Rate returns the rate that holds for key.
+func (l *Limiter) Rate(key string) Rate {
+	if o := l.overrides.Load(); o != nil {
+		if r, ok := (*o)[key]; ok {
+			return r
+		}
+	}
+	return *l.rate.Load()
+}
+
+// SetRate changes the rate of every key without an override. Debts stay.
+func (l *Limiter) SetRate(rate Rate) error {
+	if err := rate.Validate(); err != nil {
+		return fmt.Errorf("limit %s: %w", l.name, err)
+	}
+	l.rate.Store(&rate)
+	return nil
+}
+
+// SetOverrides replaces all overrides, each the rate of one key.
+func (l *Limiter) SetOverrides(byKey map[string]Rate) error {
+	own := make(map[string]Rate, len(byKey))
+	for key, r := range byKey {
+		if err := r.Validate(); err != nil {
+			return fmt.Errorf("limit %s: override for %q: %w", l.name, key, err)
+		}
+		own[key] = r
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.overrides.Store(&own)
+	return nil
+}
+
+// Allow spends cost units of key at now. When refused nothing is spent, and
+// retry says how long the same request must wait, or Forever.
+func (l *Limiter) Allow(key string, cost int, now time.Time) (ok bool, retry time.Duration) {
+	rate := l.Rate(key)
+	if rate.Unlimited() {
+		return true, 0
+	}
+	at := now.UnixNano()
+	s := l.shardOf(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tat, known := s.tat[key]
+	next, ok, retry := rate.Take(tat, at, cost)
+	if ok && next > at {
+		if !known {
+			s.makeRoom(l.perShard, at)
+		}
+		s.tat[key] = next
+	} else if known && tat <= at {
+		delete(s.tat, key)
+	}
+	return ok, retry
+}
+
+// Peek asks whether one unit could be spent, and spends nothing.
+func (l *Limiter) Peek(key string, now time.Time) (ok bool, retry time.Duration) {
+	return l.Allow(key, 0, now)
+}
+
+// Refund gives cost units back, for work that another limit then refused.
+func (l *Limiter) Refund(key string, cost int, now time.Time) {
+	s := l.shardOf(key)
+	rate, at := l.Rate(key), now.UnixNano()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tat, known := s.tat[key]
+	if !known {
+		return
+	}
+	if next, _, _ := rate.Take(tat, at, -cost); next > at {
+		s.tat[key] = next
+		return
+	}
+	delete(s.tat, key)
+}
+
+// Len returns the number of keys in memory.
+func (l *Limiter) Len() int {
+	n := 0
+	for i := range l.shard {
+		s := &l.shard[i]
+		s.mu.Lock()
+		n += len(s.tat)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// shardOf returns the shard that guards key. The seed is random, so nobody
+// can aim at one lock.
+func (l *Limiter) shardOf(key string) *shard {
+	return &l.shard[maphash.String(l.seed, key)%shards]
+}
+
+// makeRoom is called before a key is added. Every limit-many additions it
+// drops the keys that have refilled, which makes the cost per call constant;
+// if the shard is still full it forgives one. The caller holds mu.
+func (s *shard) makeRoom(limit int, now int64) {
+	s.sweep--
+	if len(s.tat) >= limit && s.sweep <= 0 {
+		for key, tat := range s.tat {
+			if tat <= now {
+				delete(s.tat, key)
+			}
+		}
+		s.sweep = limit / 4
+	}
+	if len(s.tat) >= limit {
+		for key := range s.tat {
+			delete(s.tat, key)
+			break
+		}
+	}
+}

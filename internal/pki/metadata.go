@@ -1,0 +1,79 @@
+package pki
+
+import (
+	"crypto/x509"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Metadata is what Chancery remembers of any certificate, its own or foreign.
+type Metadata struct {
+	Serial         Serial
+	Fingerprint    [32]byte // SHA-256 of the DER
+	SPKIHash       [32]byte // SHA-256 of the SubjectPublicKeyInfo
+	Subject        string   // RFC 2253 text
+	Issuer         string   // RFC 2253 text
+	CommonName     string
+	Names          []string // DNS names and IP addresses, lower case, sorted, without duplicates
+	Key            string   // KeyDescription, e.g. "p256" or "rsa1024"
+	SignatureAlgo  string   // as crypto/x509 names it, e.g. "ECDSA-SHA256"
+	NotBefore      time.Time
+	NotAfter       time.Time
+	CA             bool
+	SelfIssued     bool   // issuer and subject are the same name
+	SubjectKeyID   []byte // empty when absent
+	AuthorityKeyID []byte // empty when absent
+	ARI            string // CertID, or "" when the certificate cannot have one
+}
+
+// MetadataOf extracts the metadata of a parsed certificate. Foreign
+// certificates may hold names that ParseIdentifier would refuse; they are kept
+// as they are, in lower case. A common name that looks like a host counts as a
+// name only when there is no subjectAltName, as clients once did.
+func MetadataOf(cert *x509.Certificate) Metadata {
+	m := Metadata{
+		Fingerprint:    Fingerprint(cert.Raw),
+		SPKIHash:       SPKIHash(cert.RawSubjectPublicKeyInfo),
+		Subject:        cert.Subject.String(),
+		Issuer:         cert.Issuer.String(),
+		CommonName:     cert.Subject.CommonName,
+		Names:          namesOf(cert),
+		Key:            KeyDescription(cert.PublicKey),
+		SignatureAlgo:  cert.SignatureAlgorithm.String(),
+		NotBefore:      cert.NotBefore.UTC(),
+		NotAfter:       cert.NotAfter.UTC(),
+		CA:             cert.IsCA,
+		SelfIssued:     string(cert.RawIssuer) == string(cert.RawSubject),
+		SubjectKeyID:   cert.SubjectKeyId,
+		AuthorityKeyID: cert.AuthorityKeyId,
+	}
+	m.Serial, _ = serialOf(cert) // a parsed certificate has one
+	m.ARI, _ = CertID(cert)      // "" without an authority key identifier
+	return m
+}
+
+func namesOf(cert *x509.Certificate) []string {
+	names := make([]string, 0, len(cert.DNSNames)+len(cert.IPAddresses))
+	for _, n := range cert.DNSNames {
+		names = append(names, strings.ToLower(n))
+	}
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 && !cert.IsCA {
+		names = append(names, legacyName(cert.Subject.CommonName)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// legacyName returns the common name when it is a sound DNS name or address.
+func legacyName(cn string) []string {
+	for _, typ := range []IdentifierType{IP, DNS} {
+		if id, err := ParseIdentifier(typ, cn); err == nil {
+			return []string{id.Value}
+		}
+	}
+	return nil
+}
