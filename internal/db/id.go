@@ -3,20 +3,37 @@ package db
 import (
 	"crypto/rand"
 	"encoding/base32"
+	"encoding/binary"
+	"sync/atomic"
 	"time"
 )
 
 var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
+// clock is the last instant that NewID used: milliseconds in the upper 48
+// bits, a counter within the millisecond in the lower 16.
+var clock atomic.Uint64
+
 // NewID returns a 26-character identifier that sorts by creation time: 48 bits
-// of Unix milliseconds and 80 random bits, in lower-case Crockford base 32.
+// of Unix milliseconds, a 16-bit counter and 64 random bits, in lower-case
+// Crockford base 32. Within a process each result is greater than the one
+// before, so events of one millisecond keep their order.
 func NewID(now time.Time) string {
-	var b [16]byte
-	ms := uint64(now.UnixMilli())
-	for i := range 6 {
-		b[i] = byte(ms >> (40 - 8*i))
+	want := uint64(now.UnixMilli()) << 16
+	for {
+		last := clock.Load()
+		next := max(want, last+1)
+		if last>>16 > want>>16+1000 { // now is not the wall clock (tests, backfill): follow it
+			next = want | last&0xffff
+		}
+		if clock.CompareAndSwap(last, next) {
+			want = next
+			break
+		}
 	}
-	rand.Read(b[6:])
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], want)
+	rand.Read(b[8:])
 	return idEncoding.EncodeToString(b[:])
 }
 

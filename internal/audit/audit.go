@@ -1,0 +1,257 @@
+// Package audit keeps the journal: an append-only, hash-chained record of
+// everything that changed trust (keys, certificates, accounts, tokens).
+//
+// An entry is written in the transaction of the change it records, so neither
+// exists without the other. Giving each entry its place in the chain there
+// would put one lock around every write of the fleet; a sequencer does it
+// shortly after the commit instead, in one transaction per batch. The chain
+// order is therefore the order in which commits were seen, without gaps, and
+// a reader that follows seq never misses an entry of a long transaction.
+//
+// Entries hold no secret: callers pass identifiers and hashes, never keys,
+// tokens or request bodies.
+package audit
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json/v2"
+	"errors"
+	"fmt"
+	"time"
+
+	"chancery/internal/db"
+)
+
+// Kind names what happened, as "object.verb".
+type Kind string
+
+// Entry is one event.
+type Entry struct {
+	At      time.Time
+	Kind    Kind
+	Actor   string // who: "account:ID", "token:NAME", "system"
+	Subject string // on what: "certificate:ID", "order:ID", "authority:NAME"
+	Data    any    // details, a struct or map that encodes as a JSON object; nil = {}
+}
+
+var (
+	qInsert = db.SQL("audit.insert_entry", `INSERT INTO journal (id, at, kind, actor, subject, data) VALUES ($1, $2, $3, $4, $5, $6)`)
+
+	qWaiting = db.SQL("audit.list_waiting", `SELECT id, at, kind, actor, subject, data FROM journal
+		WHERE seq IS NULL ORDER BY id LIMIT $1`)
+	qPlace  = db.SQL("audit.place_entry", `UPDATE journal SET seq = $2, hash = $3 WHERE id = $1 AND seq IS NULL`)
+	qHead   = db.SQL("audit.read_head", `SELECT seq, hash FROM journal_head WHERE id = 1`)
+	qBegin  = db.SQL("audit.insert_head", `INSERT INTO journal_head (id, seq, hash) VALUES (1, 0, $1) ON CONFLICT DO NOTHING`)
+	qMove   = db.SQL("audit.move_head", `UPDATE journal_head SET seq = $2, hash = $3 WHERE id = 1 AND seq = $1`)
+	qFollow = db.SQL("audit.follow_entries", `SELECT seq, hash, id, at, kind, actor, subject, data FROM journal
+		WHERE seq > $1 ORDER BY seq LIMIT $2`)
+	qBySubject = db.SQL("audit.list_by_subject", `SELECT COALESCE(seq, 0), hash, id, at, kind, actor, subject, data FROM journal
+		WHERE subject = $1 AND id > $2 ORDER BY id LIMIT $3`)
+	qBacklog = db.SQL("audit.count_waiting", `SELECT count(*) FROM journal WHERE seq IS NULL`)
+)
+
+// Append adds e to the transaction. It cannot fail before the commit does.
+func Append(tx *db.Tx, e Entry) error {
+	data := "{}"
+	if e.Data != nil {
+		b, err := json.Marshal(e.Data, json.Deterministic(true))
+		if err != nil {
+			return fmt.Errorf("encode journal entry %s: %w", e.Kind, err)
+		}
+		data = string(b)
+	}
+	tx.Queue(qInsert, nil, db.NewID(e.At), e.At, e.Kind, e.Actor, e.Subject, data)
+	return nil
+}
+
+// Record is an entry as it stands in the journal.
+type Record struct {
+	Seq     int64     `json:"seq"` // 0: not placed yet
+	ID      string    `json:"id"`
+	At      time.Time `json:"at"`
+	Kind    Kind      `json:"kind"`
+	Actor   string    `json:"actor"`
+	Subject string    `json:"subject"`
+	Data    string    `json:"data"` // JSON object
+	Hash    []byte    `json:"hash"` // of this entry and all before it
+}
+
+func scanWaiting(r *db.Row) Record {
+	return Record{ID: r.Text(), At: r.Time(), Kind: Kind(r.Text()), Actor: r.Text(), Subject: r.Text(), Data: r.Text()}
+}
+
+func scanRecord(r *db.Row) Record {
+	seq, hash := r.Int64(), r.Bytes()
+	rec := scanWaiting(r)
+	rec.Seq, rec.Hash = seq, hash
+	return rec
+}
+
+// chain returns the hash of rec behind prev: SHA-256 over prev and every field,
+// each with its length, so that no two records share an encoding.
+func chain(prev []byte, seq int64, rec *Record) []byte {
+	h := sha256.New()
+	var n [8]byte
+	field := func(b string) {
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		h.Write(n[:])
+		h.Write([]byte(b))
+	}
+	h.Write(prev)
+	binary.BigEndian.PutUint64(n[:], uint64(seq))
+	h.Write(n[:])
+	binary.BigEndian.PutUint64(n[:], uint64(rec.At.UnixMilli()))
+	h.Write(n[:])
+	for _, s := range []string{rec.ID, string(rec.Kind), rec.Actor, rec.Subject, rec.Data} {
+		field(s)
+	}
+	return h.Sum(nil)
+}
+
+// genesis is the hash before the first entry.
+func genesis() []byte {
+	h := sha256.Sum256([]byte("chancery journal v1"))
+	return h[:]
+}
+
+// errMoved means that another replica's sequencer was faster.
+var errMoved = errors.New("journal head moved")
+
+// Sequence places up to limit waiting entries at the end of the chain and
+// returns how many. Any number of replicas may call it; the head moves only
+// once per position.
+func Sequence(ctx context.Context, d *db.DB, limit int) (placed int, err error) {
+	err = d.Write(ctx, func(tx *db.Tx) error {
+		placed = 0
+		waiting, err := db.List(ctx, tx, qWaiting, scanWaiting, limit)
+		if err != nil || len(waiting) == 0 {
+			return err
+		}
+		seq, hash, err := head(ctx, tx)
+		if err != nil {
+			return err
+		}
+		from := seq
+		for i := range waiting {
+			seq++
+			hash = chain(hash, seq, &waiting[i])
+			tx.Queue(qPlace, db.ExactlyOne(errMoved), waiting[i].ID, seq, hash)
+		}
+		tx.Queue(qMove, db.ExactlyOne(errMoved), from, seq, hash)
+		placed = len(waiting)
+		return nil
+	})
+	if errors.Is(err, errMoved) || errors.Is(err, db.ErrConflict) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("sequence journal: %w", err)
+	}
+	return placed, nil
+}
+
+func head(ctx context.Context, tx *db.Tx) (seq int64, hash []byte, err error) {
+	read := func() error {
+		return tx.One(ctx, qHead, func(r *db.Row) { seq, hash = r.Int64(), r.Bytes() })
+	}
+	if err = read(); !errors.Is(err, db.ErrNotFound) {
+		return seq, hash, err
+	}
+	if _, err = tx.Exec(ctx, qBegin, genesis()); err != nil {
+		return 0, nil, err
+	}
+	err = read()
+	return seq, hash, err
+}
+
+// Follow returns up to limit placed entries after seq, in order, without gaps.
+func Follow(ctx context.Context, q db.Q, seq int64, limit int) ([]Record, error) {
+	return db.List(ctx, q, qFollow, scanRecord, seq, limit)
+}
+
+// BySubject returns up to limit entries about subject, oldest first, after the
+// entry with id after ("" = from the first).
+func BySubject(ctx context.Context, q db.Q, subject, after string, limit int) ([]Record, error) {
+	return db.List(ctx, q, qBySubject, scanRecord, subject, after, limit)
+}
+
+// Backlog returns the number of entries that wait for their place.
+func Backlog(ctx context.Context, q db.Q) (int64, error) {
+	return db.Get(ctx, q, qBacklog, (*db.Row).Int64)
+}
+
+// Report is the result of Verify.
+type Report struct {
+	Entries int64  `json:"entries"` // placed entries checked
+	Waiting int64  `json:"waiting"` // entries that have no place yet
+	Head    string `json:"head"`    // hex hash of the last entry
+	// Problem is the first break in the chain, "" when it is whole.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Verify recomputes the whole chain over one consistent state and compares it
+// with the stored hashes and head. A changed, removed, added or reordered entry
+// is a Problem; err is only for a failure to read.
+func Verify(ctx context.Context, d *db.DB) (rep Report, err error) {
+	err = d.Snapshot(ctx, func(q db.Q) error {
+		rep, err = verify(ctx, q)
+		return err
+	})
+	return rep, err
+}
+
+func verify(ctx context.Context, q db.Q) (Report, error) {
+	var rep Report
+	var err error
+	if rep.Waiting, err = Backlog(ctx, q); err != nil {
+		return rep, err
+	}
+	hash := genesis()
+	for {
+		page, err := Follow(ctx, q, rep.Entries, 1000)
+		if err != nil {
+			return rep, err
+		}
+		for i := range page {
+			rec := &page[i]
+			want := rep.Entries + 1
+			if rec.Seq != want {
+				rep.Problem = fmt.Sprintf("entry %d is missing: the next one is %d", want, rec.Seq)
+				return rep, nil
+			}
+			hash = chain(hash, want, rec)
+			if string(hash) != string(rec.Hash) {
+				rep.Problem = fmt.Sprintf("entry %d (%s, %s) does not match its hash: it, or one before it, was changed", want, rec.ID, rec.Kind)
+				return rep, nil
+			}
+			rep.Entries++
+		}
+		if len(page) == 0 {
+			break
+		}
+	}
+	rep.Head = hex.EncodeToString(hash)
+	return rep, rep.compareHead(ctx, q, hash)
+}
+
+// compareHead finds entries removed from the end, which break no link.
+func (rep *Report) compareHead(ctx context.Context, q db.Q, hash []byte) error {
+	var seq int64
+	var stored []byte
+	err := q.One(ctx, qHead, func(r *db.Row) { seq, stored = r.Int64(), r.Bytes() })
+	switch {
+	case errors.Is(err, db.ErrNotFound) && rep.Entries == 0:
+		return nil
+	case errors.Is(err, db.ErrNotFound):
+		rep.Problem = "the head of the journal is missing"
+		return nil
+	case err != nil:
+		return err
+	case seq != rep.Entries || string(stored) != string(hash):
+		rep.Problem = fmt.Sprintf("the journal ends at entry %d, its head says %d: entries were removed", rep.Entries, seq)
+	}
+	return nil
+}
