@@ -3,6 +3,7 @@ package acme
 import (
 	"encoding/json/jsontext"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -101,12 +102,11 @@ func appendString(dst []byte, s string) []byte {
 		dst = append(dst, s...)
 		return append(dst, '"')
 	}
-	start := len(dst)
-	quoted, err := jsontext.AppendQuote(dst, s)
-	if err != nil { // bad UTF-8: the text is already mended, see below
-		return appendString(dst[:start], string([]rune(s)))
+	// Quoting fails on bad UTF-8 only, and that is mended first.
+	if quoted, err := jsontext.AppendQuote(dst, strings.ToValidUTF8(s, "\uFFFD")); err == nil {
+		return quoted
 	}
-	return quoted
+	return append(dst, `""`...)
 }
 
 // plain reports whether s is ASCII that stands in a JSON string as it is.

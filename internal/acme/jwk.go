@@ -104,6 +104,11 @@ func ParseJWK(raw []byte) (*PublicKey, error) {
 	if f.Use != "" && f.Use != "sig" {
 		return nil, fault.New(fault.BadPublicKey, `JWK "use" is %q; an account key needs "sig" or no "use"`, clip(f.Use))
 	}
+	// "sign" stands for the pair: a browser's exported key keeps it when its
+	// private member is dropped.
+	if f.KeyOps != nil && !slices.Contains(f.KeyOps, "verify") && !slices.Contains(f.KeyOps, "sign") {
+		return nil, fault.New(fault.BadPublicKey, `JWK "key_ops" does not allow signatures`)
+	}
 	if f.Alg != "" && !key.Fits(f.Alg) {
 		return nil, fault.New(fault.BadPublicKey, `JWK "alg" %q does not fit this key`, clip(string(f.Alg)))
 	}
@@ -122,6 +127,8 @@ type jwkFields struct {
 	N   string    `json:"n"`
 	E   string    `json:"e"`
 	Pub string    `json:"pub"`
+
+	KeyOps []string `json:"key_ops"`
 
 	D    jsontext.Value `json:"d"`
 	P    jsontext.Value `json:"p"`

@@ -2,6 +2,7 @@ package acme
 
 import (
 	"encoding/json/jsontext"
+	"errors"
 	"time"
 
 	"chancery/internal/fault"
@@ -34,9 +35,13 @@ func (t *Time) UnmarshalJSON(text []byte) error {
 	if err := v.UnmarshalJSON(text); err != nil {
 		return err
 	}
-	*t = At(v)
+	if *t = At(v); t.Year() < 1 || t.Year() > 9999 { // a zone may lead out of what RFC 3339 can write
+		return errYear
+	}
 	return nil
 }
+
+var errYear = errors.New("year is not in 1 to 9999")
 
 // Directory is the entry object (RFC 8555 section 7.1.1).
 type Directory struct {

@@ -68,12 +68,14 @@ func namesOf(cert *x509.Certificate) []string {
 	return slices.Compact(names)
 }
 
-// legacyName returns the common name when it is a sound DNS name or address.
+// legacyName returns the common name when it is an address or a sound DNS name
+// of two labels or more; a single label is as likely a person or a product.
 func legacyName(cn string) []string {
-	for _, typ := range []IdentifierType{IP, DNS} {
-		if id, err := ParseIdentifier(typ, cn); err == nil {
-			return []string{id.Value}
-		}
+	if id, err := ParseIdentifier(IP, cn); err == nil {
+		return []string{id.Value}
+	}
+	if id, err := ParseIdentifier(DNS, cn); err == nil && strings.Contains(cn, ".") {
+		return []string{id.Value}
 	}
 	return nil
 }
