@@ -16,16 +16,7 @@ type Time struct{ time.Time }
 // At returns t in UTC without the fraction of its second.
 func At(t time.Time) Time { return Time{t.UTC().Truncate(time.Second)} }
 
-// MarshalText writes RFC 3339 in UTC with whole seconds.
-func (t Time) MarshalText() ([]byte, error) { return t.AppendText(nil) }
-
-// AppendText appends RFC 3339 in UTC with whole seconds.
-func (t Time) AppendText(dst []byte) ([]byte, error) {
-	return t.UTC().AppendFormat(dst, time.RFC3339), nil
-}
-
-// MarshalJSON is MarshalText in quotes. It is here because the embedded
-// time.Time would answer with its fraction.
+// MarshalJSON writes RFC 3339 in UTC with whole seconds, whatever t holds.
 func (t Time) MarshalJSON() ([]byte, error) { return t.appendJSON(nil), nil }
 
 // UnmarshalJSON reads RFC 3339 in any zone, with or without a fraction, and
