@@ -96,22 +96,28 @@ func TestExternalAccountBindingHidesWhichKidExists(t *testing.T) {
 	request := outer(t, account, newAccountURL, "", nil)
 	binding := bind(t, newAccountURL, "kid-1", macKey(32), HS256, account.PublicKey())
 	_, unknown := VerifyEAB(request, account.PublicKey(), binding, func(string) ([]byte, error) { return nil, nil })
+	_, short := VerifyEAB(request, account.PublicKey(), binding, func(string) ([]byte, error) { return macKey(31), nil })
 	_, wrong := VerifyEAB(request, account.PublicKey(), binding, func(string) ([]byte, error) { return macKey(32), nil })
-	if unknown == nil || wrong == nil || unknown.Error() != wrong.Error() {
-		t.Errorf("unknown kid %v, wrong MAC %v; want the same error", unknown, wrong)
+	if unknown == nil || wrong == nil || short == nil || unknown.Error() != wrong.Error() || short.Error() != wrong.Error() {
+		t.Errorf("unknown kid %v, wrong MAC %v, short key %v; want the same error", unknown, wrong, short)
 	}
 }
 
 func TestExternalAccountBindingKeyLength(t *testing.T) { // RFC 7518 section 3.2
 	account := newSigner(t, ES256)
 	request := outer(t, account, newAccountURL, "", nil)
-	for size, code := range map[int]fault.Code{0: fault.BadSignatureAlgorithm, 31: fault.BadSignatureAlgorithm, 32: ""} {
-		binding := bind(t, newAccountURL, "k", macKey(max(size, 1)), HS256, account.PublicKey())
-		_, err := VerifyEAB(request, account.PublicKey(), binding, func(string) ([]byte, error) { return macKey(size), nil })
-		if code == "" {
-			code = fault.Unauthorized // long enough, but another random key
+	for alg, size := range map[Algorithm]int{HS256: 32, HS384: 48, HS512: 64} {
+		for _, n := range []int{size - 1, size, size + 1, 3 * size} {
+			key := macKey(n)
+			binding := bind(t, newAccountURL, "k", key, alg, account.PublicKey())
+			_, err := VerifyEAB(request, account.PublicKey(), binding, func(string) ([]byte, error) { return key, nil })
+			if n >= size && err != nil {
+				t.Errorf("%s with %d bytes: %v", alg, n, err)
+			}
+			if n < size {
+				wantCode(t, err, fault.Unauthorized)
+			}
 		}
-		wantCode(t, err, code)
 	}
 }
 

@@ -201,6 +201,7 @@ func (c *Challenge) AppendJSON(dst []byte) []byte {
 	w.problemIf("error", c.Error)
 	w.strIf("token", c.Token)
 	w.stringsIf("issuer-domain-names", c.IssuerDomainNames)
+	w.strIf("accounturi", c.AccountURI)
 	w.strIf("from", c.From)
 	w.strIf("tkauth-type", c.TKAuthType)
 	w.strIf("token-authority", c.TokenAuthority)

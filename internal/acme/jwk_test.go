@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/crypto/acme"
+
 	"chancery/internal/fault"
 )
 
@@ -36,6 +38,20 @@ func TestThumbprintOfPublishedKeys(t *testing.T) {
 		}
 		if key.Thumbprint != tt.want {
 			t.Errorf("%s: thumbprint %s, want %s", tt.name, key.Thumbprint, tt.want)
+		}
+	}
+}
+
+func TestThumbprintAgainstAnotherImplementation(t *testing.T) {
+	for _, a := range []Algorithm{ES256, ES384, RS256} {
+		key := newKey(t, a).Public()
+		want, err := acme.JWKThumbprint(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := NewPublicKey(key)
+		if err != nil || got.Thumbprint != want {
+			t.Errorf("%s: thumbprint %v, %v; want %s", a, got, err, want)
 		}
 	}
 }
@@ -252,4 +268,18 @@ func FuzzParseJWK(f *testing.F) {
 			t.Errorf("%s does not come back: %v", key.JWK(), err)
 		}
 	})
+}
+
+func BenchmarkParseJWK(b *testing.B) {
+	for _, a := range []Algorithm{ES256, RS256, EdDSA, MLDSA65} {
+		b.Run(string(a), func(b *testing.B) {
+			raw := newSigner(b, a).PublicKey().JWK()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := ParseJWK(raw); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -16,16 +16,7 @@ type Time struct{ time.Time }
 // At returns t in UTC without the fraction of its second.
 func At(t time.Time) Time { return Time{t.UTC().Truncate(time.Second)} }
 
-// MarshalText writes RFC 3339 in UTC with whole seconds.
-func (t Time) MarshalText() ([]byte, error) { return t.AppendText(nil) }
-
-// AppendText appends RFC 3339 in UTC with whole seconds.
-func (t Time) AppendText(dst []byte) ([]byte, error) {
-	return t.UTC().AppendFormat(dst, time.RFC3339), nil
-}
-
-// MarshalJSON is MarshalText in quotes. It is here because the embedded
-// time.Time would answer with its fraction.
+// MarshalJSON writes RFC 3339 in UTC with whole seconds, whatever t holds.
 func (t Time) MarshalJSON() ([]byte, error) { return t.appendJSON(nil), nil }
 
 // UnmarshalJSON reads RFC 3339 in any zone, with or without a fraction, and
@@ -87,7 +78,8 @@ type Account struct {
 	Contact                []string       `json:"contact,omitempty"`
 	TermsOfServiceAgreed   bool           `json:"termsOfServiceAgreed,omitzero"`
 	ExternalAccountBinding jsontext.Value `json:"externalAccountBinding,omitempty"`
-	Orders                 string         `json:"orders"` // URL
+	Orders                 string         `json:"orders"`                // URL
+	Delegations            string         `json:"delegations,omitempty"` // RFC 9115 section 2.3.1: URL
 }
 
 // NewAccount is the payload of new-account (RFC 8555 section 7.3).
@@ -185,6 +177,7 @@ type Challenge struct {
 	Error             *Problem        `json:"error,omitempty"`
 	Token             string          `json:"token,omitempty"`
 	IssuerDomainNames []string        `json:"issuer-domain-names,omitempty"` // dns-persist-01
+	AccountURI        string          `json:"accounturi,omitempty"`          // dns-persist-01: the URI its record must name
 	From              string          `json:"from,omitempty"`                // email-reply-00 (RFC 8823)
 	TKAuthType        string          `json:"tkauth-type,omitempty"`         // tkauth-01 (RFC 9447)
 	TokenAuthority    string          `json:"token-authority,omitempty"`     // tkauth-01 (RFC 9447): URL
@@ -194,7 +187,7 @@ type Challenge struct {
 // object for most types (RFC 8555 section 7.5.1).
 type ChallengeResponse struct {
 	AttObj string `json:"attObj,omitempty"` // device-attest-01: base64url CBOR
-	ATC    string `json:"atc,omitempty"`    // tkauth-01 (RFC 9447): authority token
+	TKAuth string `json:"tkauth,omitempty"` // tkauth-01 (RFC 9447): authority token
 }
 
 // NewAuthorization is the payload of new-authz (RFC 8555 section 7.4.1).

@@ -115,6 +115,21 @@ func TestDecodeAccepts(t *testing.T) { // RFC 8555 sections 7.1 and 7.4
 	}
 }
 
+func TestExtensionMembers(t *testing.T) {
+	z, err := Decode[NewAuthorization]([]byte(`{"identifier":{"type":"dns","value":"a.test","subdomainAuthAllowed":true}}`))
+	if err != nil || !z.Identifier.SubdomainAuthAllowed || z.Identifier.PKI() != (pki.Identifier{Type: pki.DNS, Value: "a.test"}) {
+		t.Errorf("RFC 9444 section 4.2: %+v, %v", z, err)
+	}
+	o, err := Decode[NewOrder]([]byte(`{"identifiers":[{"type":"dns","value":"b.a.test","ancestorDomain":"a.test"}],"replaces":"x.y","profile":"tls"}`))
+	if err != nil || o.Identifiers[0].AncestorDomain != "a.test" || o.Replaces != "x.y" || o.Profile != "tls" {
+		t.Errorf("RFC 9444 section 4.3, RFC 9773 section 5: %+v, %v", o, err)
+	}
+	c, err := Decode[ChallengeResponse]([]byte(`{"tkauth":"t","attObj":"o"}`))
+	if err != nil || c.TKAuth != "t" || c.AttObj != "o" {
+		t.Errorf("RFC 9447 section 4: %+v, %v", c, err)
+	}
+}
+
 func TestAccountUpdateTellsAbsentFromEmpty(t *testing.T) { // RFC 8555 section 7.3.2
 	keep, err := Decode[AccountUpdate]([]byte(`{}`))
 	if err != nil || keep.Contact != nil {
@@ -166,7 +181,7 @@ var (
 	}
 	fullChallenge = Challenge{
 		Type: "dns-persist-01", URL: "https://ca.test/c/1", Status: ChallengeInvalid, Validated: someTime, Error: someProblem, Token: "tok",
-		IssuerDomainNames: []string{"ca.test", "ca2.test"}, From: "a@b.test", TKAuthType: "atc", TokenAuthority: "https://ta.test",
+		IssuerDomainNames: []string{"ca.test", "ca2.test"}, AccountURI: testKID, From: "a@b.test", TKAuthType: "atc", TokenAuthority: "https://ta.test",
 	}
 )
 
@@ -240,7 +255,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"identifiers":[{"type":"dns","value":"a.test","ancestorDomain":"test"}],"notBefore":"2026-01-01T00:00:00Z","auto-renewal":{"end-date":"2026-01-01T00:00:00Z","lifetime":1}}`))
 	f.Add([]byte(`{"contact":["mailto:a@b.test"],"termsOfServiceAgreed":true,"externalAccountBinding":{"a":[{}]}}`))
 	f.Add([]byte(`{"csr":"AQI","certificate":"AQI","reason":4,"account":"u","oldKey":{"kty":"EC"},"status":"deactivated"}`))
-	f.Add([]byte(`{"attObj":"AA","atc":"x","suggestedWindow":{"start":"2026-01-01T00:00:00Z","end":"2026-01-02T00:00:00Z"}}`))
+	f.Add([]byte(`{"attObj":"AA","tkauth":"x","suggestedWindow":{"start":"2026-01-01T00:00:00Z","end":"2026-01-02T00:00:00Z"}}`))
 	full := Order{Status: OrderValid, Expires: someTime, Identifiers: []pki.Identifier{{Type: pki.DNS, Value: "a"}}, Error: someProblem}
 	f.Add(full.AppendJSON(nil))
 	f.Add(fullChallenge.AppendJSON(nil))

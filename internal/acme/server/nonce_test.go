@@ -170,6 +170,14 @@ func TestNonceWindowIsRounded(t *testing.T) {
 	}
 }
 
+func TestNonceVerdictNames(t *testing.T) {
+	for v, want := range map[nonceVerdict]string{nonceOK: "ok", nonceStale: "stale", nonceInvalid: "invalid", nonceForeign: "foreign", 0: "verdict(0)"} {
+		if got := v.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func FuzzNonceRedeem(f *testing.F) {
 	n := newNonces([32]byte{1}, 0, 64)
 	f.Add("")
