@@ -56,6 +56,15 @@ CREATE TABLE authority_chain (
 	PRIMARY KEY (authority_id, position)
 );
 
+-- Certificate profiles by the hash of their content: what an order pinned stays
+-- findable after the configuration changed.
+CREATE TABLE profile (
+	hash       TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+	name       TEXT COLLATE "C" NOT NULL,
+	data       TEXT COLLATE "C" NOT NULL,
+	created_at BIGINT NOT NULL
+);
+
 -- Every serial ever allotted, from the intent to sign until after expiry.
 CREATE TABLE certificate (
 	id             TEXT COLLATE "C" NOT NULL PRIMARY KEY,
@@ -171,6 +180,7 @@ CREATE TABLE acme_authz (
 	state          TEXT COLLATE "C" NOT NULL CHECK (state IN ('pending', 'valid', 'invalid', 'deactivated', 'expired', 'revoked')),
 	challenges     TEXT COLLATE "C" NOT NULL,
 	method         TEXT COLLATE "C",
+	proof          TEXT COLLATE "C",
 	validated_at   BIGINT,
 	caa_checked_at BIGINT,
 	expires_at     BIGINT NOT NULL,

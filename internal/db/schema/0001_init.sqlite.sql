@@ -56,6 +56,15 @@ CREATE TABLE authority_chain (
 	PRIMARY KEY (authority_id, position)
 ) STRICT;
 
+-- Certificate profiles by the hash of their content: what an order pinned stays
+-- findable after the configuration changed.
+CREATE TABLE profile (
+	hash       TEXT NOT NULL PRIMARY KEY,
+	name       TEXT NOT NULL,
+	data       TEXT NOT NULL,
+	created_at INTEGER NOT NULL
+) STRICT;
+
 -- Every serial ever allotted, from the intent to sign until after expiry.
 CREATE TABLE certificate (
 	id             TEXT NOT NULL PRIMARY KEY,
@@ -171,6 +180,7 @@ CREATE TABLE acme_authz (
 	state          TEXT NOT NULL CHECK (state IN ('pending', 'valid', 'invalid', 'deactivated', 'expired', 'revoked')),
 	challenges     TEXT NOT NULL,
 	method         TEXT,
+	proof          TEXT,
 	validated_at   INTEGER,
 	caa_checked_at INTEGER,
 	expires_at     INTEGER NOT NULL,

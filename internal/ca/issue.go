@@ -1,0 +1,329 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509/pkix"
+	"encoding/json/v2"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"chancery/internal/audit"
+	"chancery/internal/db"
+	"chancery/internal/fault"
+	"chancery/internal/pki"
+)
+
+// Request asks for one certificate.
+type Request struct {
+	CA      string   // which certificate authority
+	Profile *Profile // as pinned by the order
+	Grant   Grant    // the names, and why they may be certified
+	CSR     *pki.CSR
+
+	NotBefore, NotAfter time.Time // as ordered; zero: as the profile says
+
+	OrderID, AccountID string // "" outside ACME
+	Actor              string // for the journal
+
+	// Claim and Complete, if set, add the caller's rows to the transaction
+	// that records the intent, and to the one that stores the certificate.
+	// They get the certificate's id. An error of Claim means that nothing was
+	// or will be signed.
+	Claim    func(ctx context.Context, tx *db.Tx, certificateID string) error
+	Complete func(ctx context.Context, tx *db.Tx, certificateID string) error
+}
+
+// plan is an issuance on its way: what will be signed, by whom, for whom.
+type plan struct {
+	cert     Certificate
+	auth     *Authority
+	spkiHash [32]byte
+	evidence string
+	names    string
+	actor    string
+	claim    func(ctx context.Context, tx *db.Tx, certificateID string) error
+	complete func(ctx context.Context, tx *db.Tx, certificateID string) error
+}
+
+// Issue makes a certificate in the order that keeps issuance safe:
+//
+//  1. the grant covers every name of the request, each by itself, at this instant;
+//  2. the TBSCertificate is built, signed by a throw-away key, and linted;
+//  3. serial, bytes and journal entry are committed together with the caller's
+//     claim: one winner, on the disk, before any real signature;
+//  4. the authority signs; the signature is verified, and the signed bytes are
+//     compared with those that were linted;
+//  5. the certificate, its names and the caller's completion are committed.
+//
+// If any step fails the serial is abandoned: a later try takes a new one.
+func (s *Service) Issue(ctx context.Context, req Request) (*Certificate, error) {
+	now := time.Now()
+	p, err := s.plan(ctx, &req, now)
+	if err != nil {
+		return nil, err
+	}
+	return s.execute(ctx, p)
+}
+
+// plan checks the request and builds the bytes to sign.
+func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan, error) {
+	if err := req.check(now); err != nil {
+		return nil, err
+	}
+	auth, err := s.Issuing(req.CA)
+	if err != nil {
+		return nil, err
+	}
+	spkiHash := pki.SPKIHash(req.CSR.SPKI)
+	if err := Blocked(ctx, s.db.Read(), spkiHash); err != nil {
+		return nil, err
+	}
+	from, to, err := req.Profile.validity(now, req.NotBefore, req.NotAfter, auth.Cert.NotAfter)
+	if err != nil {
+		return nil, err
+	}
+	leaf := pki.Leaf{NotBefore: from, NotAfter: to, SPKI: req.CSR.SPKI, Identifiers: req.Grant.Names(),
+		CommonName: req.CSR.CommonName, MustStaple: req.CSR.MustStaple}
+	return s.build(ctx, auth, req.Profile, leaf, req, spkiHash)
+}
+
+// build encodes and lints the TBSCertificate of leaf.
+func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, leaf pki.Leaf, req *Request, spkiHash [32]byte) (*plan, error) {
+	serial, err := pki.NewSerial(auth.SerialPrefix(), s.random)
+	if err != nil {
+		return nil, err
+	}
+	leaf.Serial = serial
+	shard := auth.Shard(serial)
+	if !profile.NoStatus {
+		leaf.CRLShardURL = s.urls.CRL(auth, shard)
+	}
+	enc, err := auth.encoder(profile, s.urls)
+	if err != nil {
+		return nil, err
+	}
+	tbs, err := enc.TBS(leaf)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.BadCSR, "no certificate can be made from this request: %v", err)
+	}
+	if err := s.lint(ctx, profile, auth.KeyType, tbs); err != nil {
+		return nil, err
+	}
+	evidence, err := req.Grant.encode()
+	if err != nil {
+		return nil, err
+	}
+	hash := sha256.Sum256(tbs)
+	now := time.Now()
+	p := &plan{auth: auth, spkiHash: spkiHash, evidence: evidence, actor: req.Actor, claim: req.Claim, complete: req.Complete,
+		cert: Certificate{ID: db.NewID(now), AuthorityID: auth.ID, Serial: serial, State: StateIntent, CA: auth.CA,
+			Profile: profile.Name, ProfileHash: profile.Hash(), OrderID: req.OrderID, AccountID: req.AccountID,
+			KeyType: req.CSR.KeyType, Evidence: req.Grant.evidence, TBSHash: hash[:], TBS: tbs, Shard: shard,
+			NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, CreatedAt: now}}
+	for _, id := range leaf.Identifiers {
+		p.cert.Names = append(p.cert.Names, id.Value)
+	}
+	names, err := json.Marshal(p.cert.Names)
+	p.names = string(names)
+	return p, err
+}
+
+// check holds the request against its grant and profile.
+func (req *Request) check(now time.Time) error {
+	if req.CSR == nil {
+		return fault.New(fault.BadCSR, "no certificate request")
+	}
+	if err := req.Grant.check(now); err != nil {
+		return err
+	}
+	if !slices.Equal(pki.SortIdentifiers(req.CSR.Identifiers), pki.SortIdentifiers(req.Grant.Names())) {
+		return fault.New(fault.BadCSR, "the names in the certificate request are not exactly those of the order")
+	}
+	for _, id := range req.Grant.Names() {
+		if !slices.Contains(req.Profile.Identifiers, id.Type) {
+			return fault.New(fault.RejectedIdentifier, "profile %s does not certify %s identifiers", req.Profile.Name, id.Type)
+		}
+	}
+	if !slices.Contains(req.Profile.KeyTypes, req.CSR.KeyType) {
+		return fault.New(fault.BadCSR, "profile %s does not allow %s keys; allowed are %v", req.Profile.Name, req.CSR.KeyType, req.Profile.KeyTypes)
+	}
+	if req.CSR.MustStaple && !req.Profile.MustStaple {
+		return fault.New(fault.BadCSR, "profile %s does not allow OCSP must-staple; request a certificate without it", req.Profile.Name)
+	}
+	return nil
+}
+
+// lint signs tbs with a throw-away key of the same kind and checks the result.
+func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tbs []byte) error {
+	signer, err := s.throwaways.Signer(kt)
+	if err != nil {
+		return fmt.Errorf("make throw-away key: %w", err)
+	}
+	sig, err := signer.SignTBS(ctx, tbs)
+	if err != nil {
+		return fmt.Errorf("sign for lint: %w", err)
+	}
+	return profile.Lint.check(pki.AssembleCertificate(tbs, kt, sig))
+}
+
+// execute commits the intent, signs, and commits the result.
+func (s *Service) execute(ctx context.Context, p *plan) (*Certificate, error) {
+	fault.Point("ca.before_intent")
+	if err := s.commitIntent(ctx, p); err != nil {
+		return nil, err
+	}
+	fault.Point("ca.after_intent")
+	// From here on the outcome must be recorded whatever the client does.
+	ctx = context.WithoutCancel(ctx)
+	der, err := s.sign(ctx, p)
+	if err == nil {
+		fault.Point("ca.after_sign")
+		err = s.commitResult(ctx, p, der)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.abandon(ctx, p.cert.ID))
+	}
+	fault.Point("ca.after_result")
+	return &p.cert, nil
+}
+
+func (s *Service) commitIntent(ctx context.Context, p *plan) error {
+	c := &p.cert
+	err := s.db.Write(ctx, func(tx *db.Tx) error {
+		if p.claim != nil {
+			if err := p.claim(ctx, tx, c.ID); err != nil {
+				return err
+			}
+		}
+		tx.Queue(qInsertIntent, nil, c.ID, c.AuthorityID, c.Serial.Hex(), c.CA, c.Profile, c.ProfileHash,
+			orNull(c.OrderID), orNull(c.AccountID), p.names, c.KeyType, p.spkiHash[:], p.evidence, c.TBSHash, c.TBS,
+			c.Shard, c.NotBefore, c.NotAfter, c.CreatedAt)
+		return audit.Append(tx, audit.Entry{At: c.CreatedAt, Kind: "certificate.intend", Actor: p.actor, Subject: "certificate:" + c.ID,
+			Data: intentData{c.AuthorityID, c.Serial.Hex(), hexText(c.TBSHash), c.OrderID}})
+	})
+	if err != nil {
+		return fmt.Errorf("commit intent to sign: %w", err)
+	}
+	return nil
+}
+
+type intentData struct {
+	Authority string `json:"authority"`
+	Serial    string `json:"serial"`
+	TBSHash   string `json:"tbs_sha256"`
+	Order     string `json:"order,omitempty"`
+}
+
+type issueData struct {
+	Serial      string `json:"serial"`
+	Fingerprint string `json:"sha256"`
+}
+
+// sign makes the real signature over exactly the linted bytes.
+func (s *Service) sign(ctx context.Context, p *plan) ([]byte, error) {
+	sig, err := p.auth.signer.SignTBS(ctx, p.cert.TBS)
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Unavailable, "the authority's key cannot sign now; try again").Retry(5 * time.Second)
+	}
+	if err := pki.VerifyTBS(p.auth.Cert.PublicKey, p.cert.TBS, sig); err != nil {
+		return nil, fmt.Errorf("verify own signature of %s: %w", p.cert.ID, err)
+	}
+	der := pki.AssembleCertificate(p.cert.TBS, p.auth.KeyType, sig)
+	tbs, err := pki.TBSOf(der)
+	if err != nil || !bytes.Equal(tbs, p.cert.TBS) {
+		return nil, errors.Join(fmt.Errorf("certificate %s does not hold the bytes that were linted", p.cert.ID), err)
+	}
+	return der, nil
+}
+
+// errLost means that the intent was abandoned by another process meanwhile.
+var errLost = fault.New(fault.Unavailable, "the issuance was interrupted and its serial abandoned; try again").Retry(time.Second)
+
+func (s *Service) commitResult(ctx context.Context, p *plan, der []byte) error {
+	now := time.Now()
+	fp := pki.Fingerprint(der)
+	err := s.db.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qComplete, db.ExactlyOne(errLost), p.cert.ID, der, fp[:], now)
+		for _, n := range p.cert.Names {
+			tx.Queue(qInsertName, nil, pki.ReverseName(n), p.cert.ID)
+		}
+		if p.complete != nil {
+			if err := p.complete(ctx, tx, p.cert.ID); err != nil {
+				return err
+			}
+		}
+		return audit.Append(tx, audit.Entry{At: now, Kind: "certificate.issue", Actor: p.actor, Subject: "certificate:" + p.cert.ID,
+			Data: issueData{p.cert.Serial.Hex(), hexText(fp[:])}})
+	})
+	if err != nil {
+		return fmt.Errorf("store certificate: %w", err)
+	}
+	p.cert.State, p.cert.DER, p.cert.TBS, p.cert.IssuedAt = StateIssued, der, nil, now
+	return nil
+}
+
+// abandon gives up a serial; it may fail with the database, and then Recover
+// does it later.
+func (s *Service) abandon(ctx context.Context, id string) error {
+	return s.db.Write(ctx, func(tx *db.Tx) error { return Abandon(ctx, tx, id, time.Now()) })
+}
+
+// Abandon gives up the serial of an intent within a transaction. The serial
+// counts as revoked from now on, because a signature may exist. An intent that
+// is already issued or abandoned stays as it is.
+func Abandon(ctx context.Context, tx *db.Tx, id string, now time.Time) error {
+	n, err := tx.Exec(ctx, qAbandon, id, now)
+	if err != nil || n == 0 {
+		return err
+	}
+	return audit.Append(tx, audit.Entry{At: now, Kind: "certificate.abandon", Actor: "system", Subject: "certificate:" + id})
+}
+
+// Recover abandons intents made before the given instant that belong to no
+// order (those of orders are resumed by their protocol), and returns how many.
+func (s *Service) Recover(ctx context.Context, before time.Time) (n int, err error) {
+	type intent struct{ id, order string }
+	olds, err := db.List(ctx, s.db.Read(), qOldIntents, func(r *db.Row) intent { return intent{r.Text(), r.Text()} }, before, 1000)
+	if err != nil {
+		return 0, err
+	}
+	for _, o := range olds {
+		if o.order != "" {
+			continue
+		}
+		if err := s.abandon(ctx, o.id); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// issueOwn issues a certificate that Chancery needs for itself: authorities,
+// OCSP responders. It takes the same steps as Issue.
+func (s *Service) issueOwn(ctx context.Context, auth *Authority, profile Profile, subject pkix.Name, spki []byte, kt pki.KeyType) (*Certificate, error) {
+	now := time.Now()
+	name, err := pki.MarshalName(subject)
+	if err != nil {
+		return nil, err
+	}
+	end := auth.end(now.Add(profile.Period))
+	from, to, err := profile.validity(now, time.Time{}, time.Time{}, end)
+	if err != nil {
+		return nil, err
+	}
+	req := &Request{Actor: "system", CSR: &pki.CSR{SPKI: spki, KeyType: kt},
+		Grant: Grant{evidence: []Evidence{{Method: "internal", Reference: profile.Name, ValidatedAt: now, ExpiresAt: now.Add(time.Hour), CAAExempt: true}}}}
+	leaf := pki.Leaf{NotBefore: from, NotAfter: to, SPKI: spki, Subject: name}
+	p, err := s.build(ctx, auth, &profile, leaf, req, pki.SPKIHash(spki))
+	if err != nil {
+		return nil, err
+	}
+	p.cert.Names = []string{subject.CommonName}
+	p.names = jsonText(p.cert.Names)
+	return s.execute(ctx, p)
+}
