@@ -125,7 +125,7 @@ func (s *shard) put(q question, e *entry) {
 	}
 }
 
-// size returns the number of entries.
+// size returns the number of answers kept.
 func (c *cache) size() int {
 	n := 0
 	for i := range c.shards {

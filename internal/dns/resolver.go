@@ -253,3 +253,6 @@ func unreachable(err error) answer {
 		return failed(Timeout, "the server is not reachable")
 	}
 }
+
+// Cached returns how many answers the cache holds, for metrics.
+func (r *Resolver) Cached() int { return r.cache.size() }

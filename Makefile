@@ -1,0 +1,63 @@
+# Chancery needs Go (1.21 or later: the toolchain named in go.mod is fetched),
+# git and make. Nothing else is needed to build, run and test; what some tests
+# run against besides is skipped when it is missing, and says so.
+
+# A distribution's Go may be older than go.mod asks for and pinned to itself.
+export GOTOOLCHAIN = auto
+export CGO_ENABLED = 0
+
+BIN      := bin/chancery
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
+
+# The race detector needs a C compiler; without one the same tests run plain.
+RACE     ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+# Packages whose work is SQLite in pure Go, which is ten times slower under
+# the race detector than it is worth: they run plain here, and their races are
+# looked for on PostgreSQL. One pattern per word, relative to internal/.
+NORACE   ?= e2e bench house
+TIMEOUT  ?= 15m
+
+empty :=
+space := $(empty) $(empty)
+norace_re := /internal/($(subst $(space),|,$(strip $(NORACE))))(/|$$)
+
+.PHONY: help build dev test lint ui bench release clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the static program as bin/chancery
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/chancery
+
+dev: build ## build and run everything on this machine
+	$(BIN) dev
+
+lint: ## formatting, vet and the conventions of the house
+	@unformatted=$$(gofmt -l cmd internal); test -z "$$unformatted" || { echo "gofmt these: $$unformatted"; exit 1; }
+	go vet ./...
+	go test ./internal/house
+
+test: ## all tests, with the race detector where it pays
+	go vet ./...
+	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout $(TIMEOUT) $$(go list ./... | grep -Ev '$(norace_re)')
+	@set -e; plain=$$(go list ./... | grep -E '$(norace_re)') || true; \
+	if [ -n "$$plain" ]; then echo "go test $$plain"; go test -timeout $(TIMEOUT) $$plain; fi
+
+ui: ## rebuild web/dist and the other generated files
+	go generate ./...
+
+bench: ## short benchmarks of the hot paths
+	go test -run '^$$' -bench . -benchmem -benchtime 200ms ./...
+
+release: ## static programs for every platform in dist/, with checksums
+	@rm -rf dist && mkdir -p dist
+	@set -e; for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
+		out=dist/chancery-$(VERSION)-$$(echo $$platform | tr / -); echo "$$out"; \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/chancery; \
+	done
+	@cd dist && sha256sum * > SHA256SUMS
+
+clean: ## delete what was built
+	rm -rf bin dist

@@ -1,0 +1,61 @@
+package challenge
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+
+	"chancery/internal/dns"
+	"chancery/internal/fault"
+	"chancery/internal/pki"
+)
+
+// dnsPrefix is the label under which dns-01 records live (RFC 8555 section 8.4).
+const dnsPrefix = "_acme-challenge."
+
+// DNS01Validator is the dns-01 method (RFC 8555 section 8.4): a TXT record
+// only someone who runs the zone can publish. It alone proves wildcards.
+type DNS01Validator struct{ prover }
+
+// NewDNS01 returns the dns-01 validator.
+func NewDNS01(c Config) *DNS01Validator { return &DNS01Validator{newProver(c)} }
+
+// Type returns "dns-01".
+func (v *DNS01Validator) Type() Type { return DNS01 }
+
+// Supports reports whether id is a DNS name; wildcards are.
+func (v *DNS01Validator) Supports(id pki.Identifier) bool {
+	return id.Type == pki.DNS && id.Value != ""
+}
+
+// Validate looks for the TXT record. Aliases are followed; one matching record
+// among many is enough, for a name may have several orders under way.
+func (v *DNS01Validator) Validate(ctx context.Context, req Request) (Proof, error) {
+	if err := check(v, req); err != nil {
+		return Proof{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, v.cfg.Timeout)
+	defer cancel()
+	base, _ := split(req.Identifier)
+	step := Step{Query: dnsPrefix + base.Value}
+	session := v.cfg.Resolver.Session(dns.Limits{MaxAge: dns.NoCache, Queries: v.cfg.MaxQueries})
+	found, err := session.TXT(ctx, step.Query)
+	if err != nil {
+		return Proof{}, dnsFault(err, "TXT")
+	}
+	step.Chain = found.Chain
+	want := DNS01Value(req.KeyAuthorization)
+	for _, txt := range found.Records {
+		if txt == want {
+			return v.prove(DNS01, req, []Step{step}), nil
+		}
+	}
+	return Proof{}, fault.New(fault.IncorrectResponse, "none of the %d TXT records at %s is %s; the first is %s", len(found.Records), step.Query, quote(want), quote(found.Records[0]))
+}
+
+// DNS01Value returns the content of the TXT record for a key authorization:
+// base64url of its SHA-256 digest.
+func DNS01Value(keyAuthorization string) string {
+	sum := sha256.Sum256([]byte(keyAuthorization))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}

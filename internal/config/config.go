@@ -1,0 +1,279 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"chancery/internal/pki"
+)
+
+// Config is everything an operator can set. The comments of its fields are
+// the manual: docs/config.md and `chancery config doc` are made from them.
+//
+// The zero configuration (no file, no environment) is what `chancery dev`
+// runs with.
+type Config struct {
+	// Listeners, addresses under which clients reach them, and start and stop.
+	Server Server `toml:"server"`
+
+	// Where the truth is kept.
+	Database Database `toml:"database"`
+
+	// Where the private keys of the authorities are kept.
+	Keys Keys `toml:"keys"`
+
+	// The ACME protocol (RFC 8555), for every directory alike.
+	ACME ACME `toml:"acme"`
+
+	// How the control of an identifier is checked.
+	Validation Validation `toml:"validation"`
+
+	// One table per certificate authority. NAME appears in its ACME directory,
+	// /acme/NAME/directory. Without any such table there is one, "default".
+	CA map[string]CA `toml:"ca"`
+
+	// One table per certificate profile: what a certificate looks like.
+	// Without any such table there is one, "default". An order keeps the
+	// profile it was made with, so that a change never alters it half way.
+	Profile map[string]Profile `toml:"profile"`
+
+	// Rate limits. A limit reads "300 per 3h", "300 per 3h burst 50", or
+	// "unlimited". What exceeds one is refused with 429 and Retry-After.
+	Limits Limits `toml:"limits"`
+
+	// Log lines, on standard error.
+	Log Log `toml:"log"`
+
+	sources map[string]Source // dotted key -> where its value came from; absent = default
+}
+
+// Server is the [server] section.
+type Server struct {
+	// HTTPS address, host:port: ACME, API and UI.
+	Listen string `toml:"listen" format:"addr"`
+
+	// Plain HTTP address, host:port: OCSP, CRLs and CA certificates, which
+	// must not need TLS to be checked. Empty: not served.
+	HTTPListen string `toml:"http_listen" format:"addr"`
+
+	// Private address for /metrics, /livez, /readyz and profiles: host:port,
+	// or unix:/path for a socket of mode 0600. Profiles answer callers on the
+	// same host only. Empty: not served.
+	DebugListen string `toml:"debug_listen"`
+
+	// URL under which clients reach the HTTPS listener, without a trailing
+	// slash. It is part of every ACME URL, so it must be stable; a proxy may
+	// stand in front.
+	URL string `toml:"url" format:"url"`
+
+	// URL under which clients reach the HTTP listener. It is written into
+	// every certificate (OCSP, CRL, issuer), so it must stay valid for as long
+	// as the longest-lived of them.
+	HTTPURL string `toml:"http_url" format:"url"`
+
+	// Directory of all files that Chancery itself writes: keys, the SQLite
+	// database, root.pem, admin.token. Made with mode 0700.
+	Data string `toml:"data"`
+
+	// What this process does. All of it by default; name roles to spread them
+	// over several processes on one PostgreSQL.
+	Roles []Role `toml:"roles"`
+
+	// Certificate chain (PEM) of the HTTPS listener. Empty: one is issued by
+	// the first authority and renewed before it expires. Read again when the
+	// file changes.
+	TLSCertFile string `toml:"tls_cert_file"`
+
+	// Private key (PEM) that belongs to tls_cert_file.
+	TLSKeyFile string `toml:"tls_key_file"`
+
+	// Also offer HTTP/2. Browsers gain; ACME clients cost the server twice the
+	// CPU per request.
+	HTTP2 bool `toml:"http2"`
+
+	// Peers whose X-Forwarded-For header is believed. Empty: the peer's own
+	// address is the client's.
+	TrustedProxies []netip.Prefix `toml:"trusted_proxies"`
+
+	// Longest time to receive one request, header and body.
+	ReadTimeout time.Duration `toml:"read_timeout"`
+
+	// Longest time to handle one request and send its answer.
+	WriteTimeout time.Duration `toml:"write_timeout"`
+
+	// How long a connection that is kept alive may stay idle.
+	IdleTimeout time.Duration `toml:"idle_timeout"`
+
+	// Largest request header.
+	MaxHeader int64 `toml:"max_header" format:"size"`
+
+	// How long requests and jobs in flight may take to finish when the process
+	// is told to stop. Set the orchestrator's own grace period higher.
+	ShutdownGrace time.Duration `toml:"shutdown_grace"`
+}
+
+// Role is a part of the program that a process runs.
+type Role string
+
+// Roles of a process.
+const (
+	RoleACME   Role = "acme"   // ACME endpoints
+	RoleCA     Role = "ca"     // signing
+	RoleStatus Role = "status" // OCSP and CRLs
+	RoleAPI    Role = "api"    // control-plane API and UI
+	RoleRenew  Role = "renew"  // renewal and deployment loops
+	RoleScan   Role = "scan"   // scanner
+	RoleWriter Role = "writer" // batched result writer
+	RoleAgents Role = "agents" // endpoint for agents
+)
+
+// Roles lists every role, in the order shown to users.
+var Roles = []Role{RoleACME, RoleCA, RoleStatus, RoleAPI, RoleRenew, RoleScan, RoleWriter, RoleAgents}
+
+// Choices returns the values a role may have.
+func (Role) Choices() []string { return texts(Roles) }
+
+// Database is the [database] section.
+type Database struct {
+	// A file path for SQLite, or postgres://user@host/name for PostgreSQL.
+	// Empty: chancery.db in the data directory. Prefer PGPASSFILE to a password
+	// here; it is never printed or logged.
+	URL string `toml:"url" format:"database"`
+
+	// Connections that read. SQLite: readers beside the one writer.
+	// PostgreSQL: connections to replicas, or to the primary when there are none.
+	ReadPool int `toml:"read_pool" min:"1" max:"1000"`
+
+	// Most connections to the PostgreSQL primary. The sum over all processes,
+	// plus 20, must stay below the server's max_connections.
+	WritePool int `toml:"write_pool" min:"1" max:"1000"`
+
+	// Most callbacks that share one durable commit. More gives throughput,
+	// fewer gives latency under load.
+	WriteBatch int `toml:"write_batch" min:"1" max:"10000"`
+}
+
+// Keys is the [keys] section.
+type Keys struct {
+	// Directory of the encrypted PKCS#8 files. Empty: keys in the data
+	// directory.
+	Dir string `toml:"dir"`
+
+	// File whose first line decrypts the keys. Empty: passphrase in the keys
+	// directory, made at the first start with mode 0600, which protects
+	// backups of the keys alone and nothing else.
+	PassphraseFile string `toml:"passphrase_file"`
+}
+
+// ACME is the [acme] section.
+type ACME struct {
+	// Most identifiers in one order.
+	MaxNames int `toml:"max_names" min:"1" max:"1000"`
+
+	// Largest request body.
+	MaxBody int64 `toml:"max_body" format:"size"`
+
+	// How long an order may take from new-order to finalize.
+	OrderLifetime time.Duration `toml:"order_lifetime"`
+
+	// How long a pending authorization can still be proved.
+	PendingLifetime time.Duration `toml:"pending_lifetime"`
+
+	// How long a proved authorization may be used again for further orders of
+	// the same account. Authorities with trust = "public-webpki" use less
+	// where policy demands it.
+	AuthorizationLifetime time.Duration `toml:"authorization_lifetime"`
+
+	// How long finished orders and authorizations are kept before they are
+	// deleted. Certificates and revocations are not affected.
+	Retention time.Duration `toml:"retention"`
+
+	// How long the answer to a challenge request may wait for the result of
+	// the validation, which saves the client a poll. 0: answer at once.
+	ChallengeWait time.Duration `toml:"challenge_wait" zero:"ok"`
+
+	// How long a nonce is good.
+	NonceLifetime time.Duration `toml:"nonce_lifetime"`
+
+	// How often a client should ask again for renewal information (RFC 9773).
+	RenewalPoll time.Duration `toml:"renewal_poll"`
+
+	// Terms of service that an account must agree to. Empty: none.
+	TermsOfService string `toml:"terms_of_service" format:"url"`
+
+	// Website shown in the directory. Empty: none.
+	Website string `toml:"website" format:"url"`
+
+	// Refuse new accounts that are not bound to an external account.
+	EABRequired bool `toml:"eab_required"`
+
+	// Names under which CAA records authorise these authorities (RFC 8659).
+	// Empty: the host of server.url.
+	CAAIdentities []string `toml:"caa_identities"`
+}
+
+// Validation is the [validation] section.
+type Validation struct {
+	// DNS servers, host:port. Empty: those of /etc/resolv.conf. Use validating
+	// resolvers of your own.
+	Resolvers []string `toml:"resolvers" format:"addr"`
+
+	// Private, loopback and other special-purpose ranges that a validation may
+	// reach. Empty: public addresses only, whatever DNS says.
+	AllowTargets []netip.Prefix `toml:"allow_targets"`
+
+	// Port of http-01. Anything but 80 is for tests only.
+	HTTP01Port int `toml:"http01_port" min:"1" max:"65535"`
+
+	// Port of tls-alpn-01. Anything but 443 is for tests only.
+	TLSALPN01Port int `toml:"tlsalpn01_port" min:"1" max:"65535"`
+
+	// Longest time for one DNS question with its retries.
+	DNSTimeout time.Duration `toml:"dns_timeout"`
+
+	// Longest time to connect to one address.
+	ConnectTimeout time.Duration `toml:"connect_timeout"`
+
+	// Longest time for one whole validation attempt.
+	Timeout time.Duration `toml:"timeout"`
+
+	// Most redirects followed by http-01.
+	MaxRedirects int `toml:"max_redirects" min:"0" max:"20"`
+
+	// Most validations at once. More wait; when too many wait, orders are
+	// answered 503.
+	Workers int `toml:"workers" min:"1" max:"10000"`
+}
+
+// Log is the [log] section.
+type Log struct {
+	// Least severe level written: debug, info, warn or error.
+	Level Level `toml:"level"`
+
+	// auto (text on a terminal, JSON elsewhere), json or text.
+	Format Format `toml:"format"`
+}
+
+// Level is a log level.
+type Level string
+
+// Choices returns the values a level may have.
+func (Level) Choices() []string { return []string{"debug", "info", "warn", "error"} }
+
+// Format is a log format.
+type Format string
+
+// Choices returns the values a format may have.
+func (Format) Choices() []string { return []string{"auto", "json", "text"} }
+
+// keyTypes is every key type, as a choice list.
+func keyTypes() []string { return texts(pki.KeyTypes) }
+
+// texts converts a list of string-like values.
+func texts[T ~string](in []T) []string {
+	out := make([]string, len(in))
+	for i, v := range in {
+		out[i] = string(v)
+	}
+	return out
+}

@@ -1,0 +1,172 @@
+package config
+
+import (
+	"time"
+
+	"chancery/internal/pki"
+)
+
+// CA is one [ca.NAME] section.
+type CA struct {
+	// Organization in the subject of the authority's own certificates.
+	Organization string `toml:"organization"`
+
+	// Key type of the root and of the issuing authority, when they are made.
+	// It does not change existing ones.
+	KeyType pki.KeyType `toml:"key_type"`
+
+	// Which policy holds on top of the profiles: private (the operator's own)
+	// or public-webpki (the dated rules of the CA/Browser Forum: shorter
+	// lifetimes, shorter reuse of validations, more perspectives).
+	Trust Trust `toml:"trust"`
+
+	// Profiles that clients of this directory may ask for.
+	Profiles []string `toml:"profiles"`
+
+	// Profile of an order that names none. Empty: the first of profiles.
+	DefaultProfile string `toml:"default_profile"`
+
+	// Number of CRL shards. A certificate's shard is fixed when it is issued,
+	// so this may grow but not shrink.
+	CRLShards int `toml:"crl_shards" min:"1" max:"4096"`
+}
+
+// Trust is the trust profile of an authority.
+type Trust string
+
+// Trust profiles.
+const (
+	Private      Trust = "private"
+	PublicWebPKI Trust = "public-webpki"
+)
+
+// Choices returns the values a trust profile may have.
+func (Trust) Choices() []string { return []string{string(Private), string(PublicWebPKI)} }
+
+// Profile is one [profile.NAME] section. Keys that are left out have the
+// values of the default profile.
+type Profile struct {
+	// One line that tells people when to choose this profile; shown in the
+	// directory. Empty: the name only.
+	Description string `toml:"description"`
+
+	// How long a certificate is valid: notAfter is the moment of issuance
+	// minus backdate, plus period, minus one second. Never beyond the issuer.
+	Period time.Duration `toml:"period"`
+
+	// How far notBefore lies in the past, for clients with slow clocks.
+	Backdate time.Duration `toml:"backdate" zero:"ok"`
+
+	// Key types a certificate may have.
+	KeyTypes []pki.KeyType `toml:"key_types"`
+
+	// Key usage bits: digital-signature, key-encipherment. The latter is set
+	// for RSA keys only.
+	KeyUsages []KeyUsage `toml:"key_usages"`
+
+	// Extended key usages: server-auth, client-auth, email-protection,
+	// code-signing. Never taken from a request.
+	ExtKeyUsages []ExtKeyUsage `toml:"ext_key_usages"`
+
+	// Kinds of names a certificate may hold: dns, wildcard, ip.
+	Names []NameKind `toml:"names"`
+
+	// DNS suffixes that every name must be equal to or end in, such as
+	// "example.com". Empty: any.
+	PermittedDomains []string `toml:"permitted_domains"`
+
+	// DNS suffixes that no name may be equal to or end in.
+	ExcludedDomains []string `toml:"excluded_domains"`
+
+	// Whether the subject's common name repeats a name: first (the first one
+	// that fits in 64 characters) or none.
+	CommonName CommonName `toml:"common_name"`
+
+	// Write the URL of the certificate's CRL shard into it.
+	CRL bool `toml:"crl"`
+
+	// Write the URL of the OCSP responder into it.
+	OCSP bool `toml:"ocsp"`
+
+	// Checks that every certificate must pass before it is really signed:
+	// rfc5280, cabf. Empty: none.
+	Lints []LintSet `toml:"lints"`
+
+	// Challenge types offered, in the order clients see them. dns-account-01
+	// and dns-persist-01 must come last: some clients stop at a challenge type
+	// they do not know.
+	Challenges []Challenge `toml:"challenges"`
+}
+
+// KeyUsage is a key usage bit (RFC 5280 section 4.2.1.3).
+type KeyUsage string
+
+// Choices returns the values a key usage may have.
+func (KeyUsage) Choices() []string { return []string{"digital-signature", "key-encipherment"} }
+
+// ExtKeyUsage is an extended key usage (RFC 5280 section 4.2.1.12).
+type ExtKeyUsage string
+
+// Choices returns the values an extended key usage may have.
+func (ExtKeyUsage) Choices() []string {
+	return []string{"server-auth", "client-auth", "email-protection", "code-signing"}
+}
+
+// NameKind is a kind of name that a profile allows.
+type NameKind string
+
+// Choices returns the values a name kind may have.
+func (NameKind) Choices() []string { return []string{"dns", "wildcard", "ip"} }
+
+// CommonName says what the subject's common name is.
+type CommonName string
+
+// Choices returns the values a common name rule may have.
+func (CommonName) Choices() []string { return []string{"first", "none"} }
+
+// LintSet is a set of certificate lints.
+type LintSet string
+
+// Choices returns the values a lint set may have.
+func (LintSet) Choices() []string { return []string{"rfc5280", "cabf"} }
+
+// Challenge is an ACME challenge type.
+type Challenge string
+
+// Choices returns the values a challenge may have.
+func (Challenge) Choices() []string {
+	return []string{"http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"}
+}
+
+// Limits is the [limits] section.
+type Limits struct {
+	// Whether limits hold at all.
+	Enabled bool `toml:"enabled"`
+
+	// New accounts from one IPv4 address or one IPv6 /64.
+	AccountsPerIP Rate `toml:"accounts_per_ip"`
+
+	// New accounts from one IPv4 /24 or one IPv6 /48.
+	AccountsPerNet Rate `toml:"accounts_per_net"`
+
+	// New orders of one account. Orders that replace a certificate (RFC 9773)
+	// do not count.
+	OrdersPerAccount Rate `toml:"orders_per_account"`
+
+	// Failed authorizations of one account for one identifier.
+	FailuresPerName Rate `toml:"failures_per_name"`
+
+	// Certificates for names under one registered domain, all accounts
+	// together. Renewals do not count.
+	CertificatesPerDomain Rate `toml:"certificates_per_domain"`
+
+	// Certificates for exactly the same set of names.
+	CertificatesPerNameSet Rate `toml:"certificates_per_name_set"`
+
+	// Cost of signature checks for one IP address. One unit is about the work
+	// of one P-256 check; a P-384 one costs eleven.
+	VerificationsPerIP Rate `toml:"verifications_per_ip"`
+
+	// Orders of one account that may be open at the same time. 0: any number.
+	PendingOrders int `toml:"pending_orders" min:"0" max:"1000000"`
+}
