@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -96,8 +97,9 @@ func (s *FileStore) createMaster() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create master key: %w", err)
 	}
-	master := newKDF().salt + newKDF().salt // 2 * 16 random octets
-	sealed := append([]byte(k.salt), seal(aead, []byte(master), []byte(masterAD))...)
+	var master [masterLen]byte
+	_, _ = rand.Read(master[:]) // cannot fail
+	sealed := append([]byte(k.salt), seal(aead, master[:], []byte(masterAD))...)
 	text := pem.EncodeToMemory(&pem.Block{Type: pemMaster, Bytes: sealed})
 	err = writeNew(s.dir, masterFile, text)
 	if errors.Is(err, fs.ErrExist) {

@@ -122,7 +122,7 @@ func parseDNS(value string) (string, error) {
 	if _, err := netip.ParseAddr(strings.Trim(value, "[]")); err == nil {
 		return "", fault.New(fault.RejectedIdentifier, "%q is an IP address; order it with identifier type \"ip\" (RFC 8738)", value)
 	}
-	name := strings.ToLower(value)
+	name := lowerASCII(value)
 	base := strings.TrimPrefix(name, "*.")
 	last := ""
 	for label := range strings.SplitSeq(base, ".") {
@@ -135,6 +135,22 @@ func parseDNS(value string) (string, error) {
 		return "", malformed(value, "the last label cannot be all digits")
 	}
 	return name, nil
+}
+
+// lowerASCII is strings.ToLower for A to Z alone: Unicode would turn some other
+// characters into ASCII letters too (the Kelvin sign into "k").
+func lowerASCII(s string) string {
+	for i := range len(s) {
+		if 'A' <= s[i] && s[i] <= 'Z' {
+			return strings.Map(func(r rune) rune {
+				if 'A' <= r && r <= 'Z' {
+					r += 'a' - 'A'
+				}
+				return r
+			}, s)
+		}
+	}
+	return s
 }
 
 // checkLabel says what is wrong with one lower-case label, or "".
