@@ -231,9 +231,6 @@ func parseIssue(s string) (v issueValue, ok bool) {
 	if rest = strings.Trim(rest, wsp); !more || rest == "" {
 		return v, true
 	}
-	// A ";" after the last parameter is not in the grammar, but published by
-	// many zones and without danger; it is accepted once.
-	rest = strings.TrimRight(strings.TrimSuffix(rest, ";"), wsp)
 	for one := range strings.SplitSeq(rest, ";") {
 		tag, value, eq := strings.Cut(one, "=")
 		tag, value = strings.ToLower(strings.Trim(tag, wsp)), strings.Trim(value, wsp)

@@ -35,6 +35,9 @@ type Config struct {
 // host needs no second look-up, and no more.
 const addrMaxAge = time.Second
 
+// maxRecorded is how many addresses of one name a validation record lists.
+const maxRecorded = 16
+
 // prover is what the validators have in common.
 type prover struct{ cfg Config }
 
@@ -140,6 +143,7 @@ func (p prover) connect(ctx context.Context, s *dns.Session, h host, step *Step)
 		step.Resolved, step.Chain = found.Addrs, found.Chain
 	}
 	candidates, why := p.cfg.Policy.pick(step.Resolved)
+	step.Resolved = step.Resolved[:min(len(step.Resolved), maxRecorded)]
 	if len(candidates) == 0 {
 		return nil, fault.New(fault.Connection, "%s has no address that this server may contact: %s; publish a public address, or ask the operator to allow this network as a target", h.name, why)
 	}
@@ -176,6 +180,9 @@ func (p prover) guard(ctx context.Context, conn net.Conn) (done func()) {
 	return func() { stop(); conn.Close() }
 }
 
+// unknownReason stands for every error that has no better name.
+const unknownReason = "the connection failed"
+
 // reason is the public face of a network error: never its text, which may name
 // our own addresses.
 func reason(err error) string {
@@ -192,7 +199,7 @@ func reason(err error) string {
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "no route to the host"
 	default:
-		return "the connection failed"
+		return unknownReason
 	}
 }
 

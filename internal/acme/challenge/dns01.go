@@ -50,7 +50,7 @@ func (v *DNS01Validator) Validate(ctx context.Context, req Request) (Proof, erro
 			return v.prove(DNS01, req, []Step{step}), nil
 		}
 	}
-	return Proof{}, fault.New(fault.IncorrectResponse, "none of the %d TXT records at %s is %s; the first is %s", len(found.Records), step.Query, quote(want), quote(found.Records[0]))
+	return Proof{}, fault.New(fault.IncorrectResponse, "none of the %d TXT records at %s is \"%s\"; the first is %s", len(found.Records), step.Query, want, quote(found.Records[0]))
 }
 
 // DNS01Value returns the content of the TXT record for a key authorization:

@@ -94,10 +94,10 @@ func (v *HTTP01Validator) Validate(ctx context.Context, req Request) (Proof, err
 			return Proof{}, err
 		}
 		if slices.Contains(visited, at) {
-			return Proof{}, fault.New(fault.Connection, "%s redirects in a circle to %s", quote(step.URL), quote(at.String()))
+			return Proof{}, fault.New(fault.Connection, "%s redirects in a circle to %s", quoteURL(step.URL), quoteURL(at.String()))
 		}
 	}
-	return Proof{}, fault.New(fault.Connection, "%s: more than %d redirects", quote(steps[0].URL), maxRedirects)
+	return Proof{}, fault.New(fault.Connection, "%s: more than %d redirects", quoteURL(steps[0].URL), maxRedirects)
 }
 
 // location is one place to fetch from.
@@ -145,7 +145,7 @@ func (v *HTTP01Validator) fetch(ctx context.Context, s *dns.Session, at location
 	if at.scheme == "https" {
 		client := tls.Client(conn, &tls.Config{ServerName: sni(at.host), InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 		if err := client.HandshakeContext(ctx); err != nil {
-			return response{}, fault.Wrap(err, fault.TLS, "%s (%s): the TLS handshake failed", quote(step.URL), step.Used)
+			return response{}, fault.Wrap(err, fault.TLS, "%s (%s): the TLS handshake failed", quoteURL(step.URL), step.Used)
 		}
 		conn = client
 	}
@@ -183,7 +183,7 @@ func (v *HTTP01Validator) read(conn net.Conn, step *Step) (response, error) {
 	case err == nil:
 		return got, nil
 	case limited.N <= 0:
-		return response{}, fault.Wrap(err, fault.IncorrectResponse, "%s (%s) answers with more than %d octets", quote(step.URL), step.Used, maxResponse)
+		return response{}, fault.Wrap(err, fault.IncorrectResponse, "%s (%s) answers with more than %d octets", quoteURL(step.URL), step.Used, maxResponse)
 	default:
 		return response{}, v.broken(err, step)
 	}
@@ -238,18 +238,18 @@ func (v *HTTP01Validator) broken(err error, step *Step) error {
 	why := reason(err)
 	switch {
 	case errors.Is(err, errHTTP):
-		return fault.Wrap(err, fault.IncorrectResponse, "%s (%s) does not answer with HTTP/1.1", quote(step.URL), step.Used)
+		return fault.Wrap(err, fault.IncorrectResponse, "%s (%s) does not answer with HTTP/1.1", quoteURL(step.URL), step.Used)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		why = "the connection was closed before the response was complete"
 	}
-	return fault.Wrap(err, fault.Connection, "%s (%s): %s", quote(step.URL), step.Used, why)
+	return fault.Wrap(err, fault.Connection, "%s (%s): %s", quoteURL(step.URL), step.Used, why)
 }
 
 // matches compares a final response with the key authorization (RFC 8555
 // section 8.3): status 200, the same octets, white space only at the end.
 func (r response) matches(want string, step Step) error {
 	wrong := func(format string, args ...any) error {
-		return fault.New(fault.IncorrectResponse, "%s (%s) "+format, append([]any{quote(step.URL), step.Used}, args...)...)
+		return fault.New(fault.IncorrectResponse, "%s (%s) "+format, append([]any{quoteURL(step.URL), step.Used}, args...)...)
 	}
 	switch {
 	case r.status != http.StatusOK:
@@ -259,7 +259,7 @@ func (r response) matches(want string, step Step) error {
 	case len(r.body) > maxBody:
 		return wrong("answers with more than %d octets", maxBody)
 	case string(bytes.TrimRight(r.body, trailingAllowed)) != want:
-		return wrong("answers %s, not the key authorization %s", quote(string(r.body)), quote(want))
+		return wrong("answers %s, not the key authorization \"%s\"", quote(string(r.body)), want)
 	}
 	return nil
 }
@@ -267,7 +267,7 @@ func (r response) matches(want string, step Step) error {
 // redirect returns where a Location leads from at, if it may be followed.
 func (v *HTTP01Validator) redirect(at location, raw string, identifier host) (location, error) {
 	refuse := func(why string) (location, error) {
-		return location{}, fault.New(fault.Connection, "%s redirects to %s: %s", quote(at.String()), quote(raw), why)
+		return location{}, fault.New(fault.Connection, "%s redirects to %s: %s", quoteURL(at.String()), quoteURL(raw), why)
 	}
 	if len(raw) > maxLocation {
 		return refuse("the target is too long")

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -88,18 +89,19 @@ func (v *TLSALPN01Validator) Validate(ctx context.Context, req Request) (Proof, 
 
 // handshakeFault says what went wrong before there was a certificate to see.
 func handshakeFault(err error, where string) error {
-	var alert tls.AlertError
+	const advice = "it must speak TLS 1.2 or later and offer the protocol " + acmeProtocol
+	var op *net.OpError
 	var record tls.RecordHeaderError
 	switch {
-	case errors.As(err, &alert):
-		return fault.Wrap(err, fault.TLS, "%s ended the handshake with TLS alert %d; it must speak TLS 1.2 or later and offer the protocol %s", where, uint8(alert), acmeProtocol)
+	case errors.As(err, &op) && op.Op == "remote error": // crypto/tls: an alert; its text is a constant
+		return fault.Wrap(err, fault.TLS, "%s ended the handshake with the alert %s; %s", where, quote(op.Err.Error()), advice)
 	case errors.As(err, &record):
 		return fault.Wrap(err, fault.TLS, "%s does not speak TLS", where)
 	}
-	if why := reason(err); why != "the connection failed" {
+	if why := reason(err); why != unknownReason {
 		return fault.Wrap(err, fault.Connection, "%s: TLS handshake: %s", where, why)
 	}
-	return fault.Wrap(err, fault.TLS, "%s: the TLS handshake failed; the server must speak TLS 1.2 or later and offer the protocol %s", where, acmeProtocol)
+	return fault.Wrap(err, fault.TLS, "%s: the TLS handshake failed; %s", where, advice)
 }
 
 // serverName returns the SNI: the name, or for an address its reverse name
