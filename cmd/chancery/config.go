@@ -23,7 +23,7 @@ func newConfig(e env) *cobra.Command {
 			return usagef("name what to do: check, print or doc")
 		},
 	}
-	cmd.PersistentFlags().StringVarP(&path, "config", "c", e.getenv("CHANCERY_CONFIG"), "configuration `file` (default: $CHANCERY_CONFIG, or none)")
+	cmd.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file` (default: $CHANCERY_CONFIG, or none)")
 	cmd.AddCommand(configCheck(e, &path), configPrint(e, &path), configDoc(e))
 	return cmd
 }
@@ -51,9 +51,10 @@ func configPrint(e env, path *string) *cobra.Command {
 		Short: "Print every effective value and where it came from; secrets are hidden",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			c, err := config.Load(*path, e.environ)
+			file := configPath(e, *path)
+			c, err := config.Load(file, e.environ)
 			if err != nil {
-				return badConfig(e, *path, err)
+				return badConfig(e, file, err)
 			}
 			return c.Print(e.stdout)
 		},
@@ -79,6 +80,7 @@ func configDoc(e env) *cobra.Command {
 
 // loadConfig loads and checks the configuration of a command that runs with it.
 func loadConfig(e env, path string) (*config.Config, error) {
+	path = configPath(e, path)
 	c, err := config.Load(path, e.environ)
 	if err != nil {
 		return nil, badConfig(e, path, err)
@@ -87,6 +89,11 @@ func loadConfig(e env, path string) (*config.Config, error) {
 		return nil, badConfig(e, path, errors.Join(found...))
 	}
 	return c, nil
+}
+
+// configPath is the file to read: the flag, then the variable, then none.
+func configPath(e env, flag string) string {
+	return orElse(flag, e.getenv("CHANCERY_CONFIG"))
 }
 
 // badConfig prints each problem on a line of its own and returns the summary.

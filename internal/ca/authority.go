@@ -163,8 +163,10 @@ func (a *Authority) encoder(p *Profile, urls URLs) (*pki.Encoder, error) {
 	}
 	spec := pki.CertSpec{KeyUsage: p.KeyUsage, ExtKeyUsage: p.ExtKeyUsage, Policies: p.Policies, CommonName: p.CommonName,
 		MustStaple: p.MustStaple, CA: p.Authority, PathLen: p.PathLen, BasicConstraints: true, SubjectKeyID: true, NoCheck: p.NoCheck}
-	if !p.NoStatus {
+	if !p.NoOCSP {
 		spec.OCSPURLs = []string{urls.OCSP(a)}
+	}
+	if a.State == Active && a.DER != nil { // a root that is being made has no issuer to fetch
 		spec.IssuerURLs = []string{urls.Issuer(a)}
 	}
 	e, err := pki.NewEncoder(a.Issuer(), spec)

@@ -434,3 +434,24 @@ func BenchmarkIssueParallel(b *testing.B) {
 		}
 	})
 }
+
+func TestProfilePermits(t *testing.T) {
+	p := ca.DefaultProfiles()[0]
+	p.Permitted, p.Excluded, p.Wildcard = []string{"example.test"}, []string{"secret.example.test"}, false
+	p.Identifiers = []pki.IdentifierType{pki.DNS}
+	for name, want := range map[string]bool{
+		"example.test": true, "a.example.test": true, "badexample.test": false, "secret.example.test": false,
+		"a.secret.example.test": false, "notsecret.example.test": true, "*.example.test": false, "test": false,
+	} {
+		if got := p.Permits(dns(name)) == nil; got != want {
+			t.Errorf("%s: permitted = %v", name, got)
+		}
+	}
+	if p.Permits(pki.Identifier{Type: pki.IP, Value: "127.0.0.1"}) == nil {
+		t.Error("an IP identifier is permitted")
+	}
+	p.Wildcard = true
+	if err := p.Permits(dns("*.example.test")); err != nil {
+		t.Error(err)
+	}
+}

@@ -97,7 +97,7 @@ func (s *Service) CreateRoot(ctx context.Context, spec Spec, actor string) (*Aut
 		return nil, err
 	}
 	profile := own("root", orPeriod(spec.Period, RootPeriod), x509.KeyUsageCertSign|x509.KeyUsageCRLSign)
-	profile.Authority, profile.PathLen, profile.NoStatus = true, -1, true
+	profile.Authority, profile.PathLen, profile.NoOCSP, profile.NoCRL = true, -1, true, true
 	// A root is its own issuer: give it a certificate-shaped stand-in with the
 	// subject and key it is about to have.
 	subject := spec.subject(RoleRoot, now)
@@ -144,8 +144,7 @@ func (s *Service) CreateIssuing(ctx context.Context, rootID string, spec Spec, a
 
 func issuingProfile(period time.Duration) Profile {
 	p := own("issuing", orPeriod(period, IssuingPeriod), x509.KeyUsageDigitalSignature|x509.KeyUsageCertSign|x509.KeyUsageCRLSign)
-	p.Authority, p.PathLen = true, 0
-	p.ExtKeyUsage = nil
+	p.Authority, p.PathLen, p.NoOCSP = true, 0, true // a root signs CRLs; it has no responder
 	return p
 }
 
@@ -167,7 +166,7 @@ func (s *Service) CreateResponder(ctx context.Context, authorityID, actor string
 		return nil, err
 	}
 	profile := own("ocsp", OCSPPeriod, x509.KeyUsageDigitalSignature)
-	profile.ExtKeyUsage, profile.NoCheck, profile.NoStatus = []asn1.ObjectIdentifier{pki.EKUOCSPSigning}, true, true
+	profile.ExtKeyUsage, profile.NoCheck, profile.NoOCSP, profile.NoCRL = []asn1.ObjectIdentifier{pki.EKUOCSPSigning}, true, true, true
 	cert, err := s.issueOwn(ctx, parent, profile, spec.subject(RoleOCSP, now), spki, a.KeyType)
 	if err != nil {
 		return nil, err

@@ -99,7 +99,7 @@ func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, 
 	}
 	leaf.Serial = serial
 	shard := auth.Shard(serial)
-	if !profile.NoStatus {
+	if !profile.NoCRL {
 		leaf.CRLShardURL = s.urls.CRL(auth, shard)
 	}
 	enc, err := auth.encoder(profile, s.urls)
@@ -144,8 +144,8 @@ func (req *Request) check(now time.Time) error {
 		return fault.New(fault.BadCSR, "the names in the certificate request are not exactly those of the order")
 	}
 	for _, id := range req.Grant.Names() {
-		if !slices.Contains(req.Profile.Identifiers, id.Type) {
-			return fault.New(fault.RejectedIdentifier, "profile %s does not certify %s identifiers", req.Profile.Name, id.Type)
+		if err := req.Profile.Permits(id); err != nil {
+			return err
 		}
 	}
 	if !slices.Contains(req.Profile.KeyTypes, req.CSR.KeyType) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"chancery/internal/db"
@@ -31,7 +32,10 @@ type Profile struct {
 	ExtKeyUsage []asn1.ObjectIdentifier `json:"ext_key_usage"`
 	Policies    []asn1.ObjectIdentifier `json:"policies,omitempty"`
 	CommonName  pki.CNRule              `json:"common_name"`
-	Identifiers []pki.IdentifierType    `json:"identifiers"` // allowed identifier types
+	Identifiers []pki.IdentifierType    `json:"identifiers"`         // allowed identifier types
+	Wildcard    bool                    `json:"wildcard,omitempty"`  // "*." names are allowed
+	Permitted   []string                `json:"permitted,omitempty"` // DNS suffixes; empty: any name
+	Excluded    []string                `json:"excluded,omitempty"`  // DNS suffixes; win over Permitted
 	MustStaple  bool                    `json:"must_staple,omitempty"`
 	Lint        LintSet                 `json:"lint"`
 
@@ -39,7 +43,8 @@ type Profile struct {
 	Authority bool `json:"authority,omitempty"` // basicConstraints cA
 	PathLen   int  `json:"path_len,omitempty"`  // with Authority
 	NoCheck   bool `json:"no_check,omitempty"`  // id-pkix-ocsp-nocheck
-	NoStatus  bool `json:"no_status,omitempty"` // no OCSP and CRL pointers
+	NoOCSP    bool `json:"no_ocsp,omitempty"`   // no OCSP pointer
+	NoCRL     bool `json:"no_crl,omitempty"`    // no CRL pointer
 
 	hash string // memo of Hash, set once the profile is registered and immutable
 }
@@ -55,6 +60,7 @@ func DefaultProfiles() []Profile {
 		ExtKeyUsage: []asn1.ObjectIdentifier{pki.EKUServerAuth},
 		CommonName:  pki.CNRequested,
 		Identifiers: []pki.IdentifierType{pki.DNS, pki.IP},
+		Wildcard:    true,
 		MustStaple:  true,
 		Lint:        LintPrivate,
 	}
@@ -151,6 +157,24 @@ func (p *Profile) Check() error {
 		if !k.Valid() {
 			return fault.New(fault.Invalid, "profile %s: key type %q is unknown", p.Name, k)
 		}
+	}
+	return nil
+}
+
+// Permits returns a rejectedIdentifier fault for a name that p does not certify.
+func (p *Profile) Permits(id pki.Identifier) error {
+	switch {
+	case !slices.Contains(p.Identifiers, id.Type):
+		return fault.New(fault.RejectedIdentifier, "profile %s does not certify %s identifiers", p.Name, id.Type)
+	case id.Wildcard() && !p.Wildcard:
+		return fault.New(fault.RejectedIdentifier, "profile %s does not certify wildcard names", p.Name)
+	case id.Type != pki.DNS:
+		return nil
+	}
+	name := id.Base().Value
+	under := func(suffix string) bool { return name == suffix || strings.HasSuffix(name, "."+suffix) }
+	if slices.ContainsFunc(p.Excluded, under) || len(p.Permitted) > 0 && !slices.ContainsFunc(p.Permitted, under) {
+		return fault.New(fault.RejectedIdentifier, "profile %s does not certify %s; ask the operator which domains it covers", p.Name, id.Value)
 	}
 	return nil
 }

@@ -119,17 +119,9 @@ func (k *checker) profile(key string, p Profile) {
 	k.must(len(p.ExtKeyUsages) > 0, key+".ext_key_usages", "is empty; a certificate without one can be used for everything")
 	k.must(len(p.Names) > 0, key+".names", "is empty; nothing could be issued")
 	k.must(len(p.Challenges) > 0, key+".challenges", "is empty; nobody could prove control of a name")
-	k.must(tokenlessLast(p.Challenges), key+".challenges", "dns-account-01 and dns-persist-01 must come last: some clients stop at a challenge type they do not know")
 	for _, d := range append(slices.Clone(p.PermittedDomains), p.ExcludedDomains...) {
 		k.must(isDomain(d), key+".permitted_domains", "%q is not a domain name", d)
 	}
-}
-
-// tokenlessLast reports whether no well-known challenge follows a newer one.
-func tokenlessLast(list []Challenge) bool {
-	newer := func(c Challenge) bool { return c == "dns-account-01" || c == "dns-persist-01" }
-	i := slices.IndexFunc(list, newer)
-	return i < 0 || !slices.ContainsFunc(list[i:], func(c Challenge) bool { return !newer(c) })
 }
 
 // isDomain accepts lower-case host names without a trailing dot.

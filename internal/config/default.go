@@ -86,10 +86,10 @@ func DefaultProfile() Profile {
 		KeyUsages:    []KeyUsage{"digital-signature", "key-encipherment"},
 		ExtKeyUsages: []ExtKeyUsage{"server-auth"},
 		Names:        []NameKind{"dns", "wildcard", "ip"},
-		CommonName:   "none",
+		CommonName:   "requested",
 		CRL:          true,
 		OCSP:         true,
-		Lints:        []LintSet{"rfc5280", "cabf"},
+		Lint:         "private",
 		Challenges:   []Challenge{"http-01", "dns-01", "tls-alpn-01"},
 	}
 }

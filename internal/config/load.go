@@ -136,10 +136,12 @@ func tree(md *toml.MetaData, table map[string]toml.Primitive, at toml.Key) map[s
 			n.line = pe.Position.Line
 		}
 		var sub map[string]toml.Primitive
-		if md.Type(key...) == "Hash" && md.PrimitiveDecode(prim, &sub) == nil {
-			n.table = tree(md, sub, key)
-		} else if err := md.PrimitiveDecode(prim, &n.value); err != nil {
+		if err := md.PrimitiveDecode(prim, &n.value); err != nil {
 			n.value = err // cannot happen: the document parsed
+		}
+		if _, ok := n.value.(map[string]any); ok && md.PrimitiveDecode(prim, &sub) == nil {
+			n.value, n.table = nil, tree(md, sub, key)
+			n.line = firstLine(n)
 		}
 		out[name] = n
 	}
@@ -205,6 +207,18 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultProfile()
 	}
 	return v
+}
+
+// firstLine is the line of a table: its header's, or for one that only its
+// children imply ([ca] of [ca.x]) the first child's.
+func firstLine(n *node) int {
+	line := n.line
+	for _, child := range n.table {
+		if n.line == 0 && (line == 0 || child.line < line) {
+			line = child.line
+		}
+	}
+	return line
 }
 
 // leaf binds one value.

@@ -78,8 +78,9 @@ type Profile struct {
 	// DNS suffixes that no name may be equal to or end in.
 	ExcludedDomains []string `toml:"excluded_domains"`
 
-	// Whether the subject's common name repeats a name: first (the first one
-	// that fits in 64 characters) or none.
+	// Whether the subject's common name repeats a name: requested (the one that
+	// the request puts there, if any), first (the first one that fits in 64
+	// characters) or none.
 	CommonName CommonName `toml:"common_name"`
 
 	// Write the URL of the certificate's CRL shard into it.
@@ -89,12 +90,11 @@ type Profile struct {
 	OCSP bool `toml:"ocsp"`
 
 	// Checks that every certificate must pass before it is really signed:
-	// rfc5280, cabf. Empty: none.
-	Lints []LintSet `toml:"lints"`
+	// private (RFC 5280, and the Baseline Requirements that make sense for
+	// names the public cannot reach), webpki (all of them) or rfc5280 alone.
+	Lint LintSet `toml:"lint"`
 
-	// Challenge types offered, in the order clients see them. dns-account-01
-	// and dns-persist-01 must come last: some clients stop at a challenge type
-	// they do not know.
+	// Challenge types offered.
 	Challenges []Challenge `toml:"challenges"`
 }
 
@@ -122,20 +122,20 @@ func (NameKind) Choices() []string { return []string{"dns", "wildcard", "ip"} }
 type CommonName string
 
 // Choices returns the values a common name rule may have.
-func (CommonName) Choices() []string { return []string{"first", "none"} }
+func (CommonName) Choices() []string { return []string{"requested", "first", "none"} }
 
 // LintSet is a set of certificate lints.
 type LintSet string
 
 // Choices returns the values a lint set may have.
-func (LintSet) Choices() []string { return []string{"rfc5280", "cabf"} }
+func (LintSet) Choices() []string { return []string{"private", "webpki", "rfc5280"} }
 
 // Challenge is an ACME challenge type.
 type Challenge string
 
 // Choices returns the values a challenge may have.
 func (Challenge) Choices() []string {
-	return []string{"http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"}
+	return []string{"http-01", "dns-01", "tls-alpn-01"}
 }
 
 // Limits is the [limits] section.

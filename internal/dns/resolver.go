@@ -16,7 +16,7 @@ import (
 
 // Config tunes a Resolver; the zero value is usable.
 type Config struct {
-	Servers      []string                // host:port of recursive resolvers, in order of preference; empty: /etc/resolv.conf
+	Servers      []string                // address:port of recursive resolvers; the first is asked until it fails, then the one that answered last; empty: /etc/resolv.conf
 	Timeout      time.Duration           // one attempt, 2 s if 0
 	Attempts     int                     // attempts per question over all servers, 3 if 0
 	MaxInFlight  int                     // questions on the wire at once, 512 if 0

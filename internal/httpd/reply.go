@@ -63,7 +63,11 @@ func (p *Reply) Retry(after time.Duration) *Reply { p.RetryAfter = after; return
 // Seconds formats a delay for Retry-After: whole seconds, rounded up, at
 // least 1. RFC 9110 also allows a date, which some ACME clients cannot read.
 func Seconds(d time.Duration) string {
-	return strconv.FormatInt(max(int64((d+time.Second-1)/time.Second), 1), 10)
+	n := int64(d / time.Second)
+	if d%time.Second > 0 {
+		n++
+	}
+	return strconv.FormatInt(max(n, 1), 10)
 }
 
 // header sets the reply's own headers.

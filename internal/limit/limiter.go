@@ -79,7 +79,9 @@ func (l *Limiter) SetRate(rate Rate) error {
 	return nil
 }
 
-// SetOverrides replaces all overrides, each the rate of one key.
+// SetOverrides replaces all overrides, each the rate of one key. A key whose
+// rate changes by it starts with a full burst: its debt was counted in time,
+// and the time meant another number of units.
 func (l *Limiter) SetOverrides(byKey map[string]Rate) error {
 	own := make(map[string]Rate, len(byKey))
 	for key, r := range byKey {
@@ -90,8 +92,21 @@ func (l *Limiter) SetOverrides(byKey map[string]Rate) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.overrides.Store(&own)
+	old := l.overrides.Swap(&own)
+	for key, r := range own {
+		if old == nil || (*old)[key] != r {
+			l.forget(key)
+		}
+	}
 	return nil
+}
+
+// forget drops the debt of one key.
+func (l *Limiter) forget(key string) {
+	s := l.shardOf(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tat, key)
 }
 
 // Allow spends cost units of key at now. When refused nothing is spent, and

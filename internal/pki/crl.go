@@ -181,7 +181,7 @@ func revokedList(der []byte) (list cryptobyte.String, ok bool) {
 		}
 	}
 	if !tbs.SkipOptionalASN1(cbasn1.INTEGER) || !tbs.SkipASN1(cbasn1.SEQUENCE) || !tbs.SkipASN1(cbasn1.SEQUENCE) ||
-		!skipTime(&tbs) || (isTime(tbs) && !skipTime(&tbs)) {
+		!skipTime(&tbs) || isTime(tbs) && !skipTime(&tbs) {
 		return nil, false
 	}
 	return list, tbs.ReadOptionalASN1(&list, nil, cbasn1.SEQUENCE)
@@ -192,7 +192,10 @@ func isTime(s cryptobyte.String) bool {
 }
 
 func skipTime(s *cryptobyte.String) bool {
-	return isTime(*s) && (s.SkipASN1(cbasn1.UTCTime) || s.SkipASN1(cbasn1.GeneralizedTime))
+	if s.PeekASN1Tag(cbasn1.UTCTime) {
+		return s.SkipASN1(cbasn1.UTCTime)
+	}
+	return s.SkipASN1(cbasn1.GeneralizedTime)
 }
 
 // readRevoked reads one entry of revokedCertificates.

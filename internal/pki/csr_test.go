@@ -143,7 +143,7 @@ func resign(t *testing.T, der []byte, algorithm string) []byte {
 }
 
 // signCSR signs a CertificationRequestInfo made of raw parts.
-func signCSR(t *testing.T, key crypto.Signer, parts ...[]byte) []byte {
+func signCSR(t testing.TB, key crypto.Signer, parts ...[]byte) []byte {
 	t.Helper()
 	tbs := tlv(tagSequence, parts...)
 	sig, err := SignTBS(key, tbs)
@@ -260,35 +260,65 @@ func FuzzParseCSR(f *testing.F) {
 		key := testKey(f, kt)
 		f.Add(stdCSR(f, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "a.example"}, DNSNames: []string{"b.example"}, IPAddresses: []net.IP{{192, 0, 2, 1}}}, key))
 	}
-	f.Fuzz(func(t *testing.T, der []byte) {
-		csr, err := ParseCSR(der, maxTestCSR)
-		if err != nil {
-			wantFault(t, err, fault.BadCSR)
-			return
-		}
-		std, err := x509.ParseCertificateRequest(der)
-		if err != nil {
-			t.Fatalf("accepted what the standard library refuses: %v", err)
-		}
-		if err := std.CheckSignature(); err != nil {
-			t.Fatalf("accepted a signature that the standard library refuses: %v", err)
-		}
-		if len(std.EmailAddresses)+len(std.URIs) > 0 || !bytes.Equal(std.RawSubjectPublicKeyInfo, csr.SPKI) {
-			t.Fatalf("reads something else than the standard library")
-		}
-		for _, name := range std.DNSNames {
-			if id, err := ParseIdentifier(DNS, name); err != nil || !contains(csr.Identifiers, id) {
-				t.Fatalf("name %q got lost", name)
-			}
-		}
+	f.Fuzz(checkCSR)
+}
+
+// FuzzParseCSRContents signs what it makes up, to get past the signature.
+func FuzzParseCSRContents(f *testing.F) {
+	key := testKey(f, Ed25519)
+	spki := testSPKI(f, key.Public())
+	var p csrParts
+	if !p.split(stdCSR(f, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "a.example"}, DNSNames: []string{"b.example"}, IPAddresses: []net.IP{{192, 0, 2, 1}},
+		ExtraExtensions: extension(false, tlsFeatureStatusRequest, 1, 3, 6, 1, 5, 5, 7, 1, 24)}, key)) {
+		f.Fatal("the library's CSR does not split")
+	}
+	f.Add([]byte(p.subject), []byte(p.attributes))
+	f.Fuzz(func(t *testing.T, subject, attributes []byte) {
+		checkCSR(t, signCSR(t, key, []byte{tagInteger, 1, 0}, tlv(tagSequence, subject), spki, tlv(contextConstructed(0), attributes)))
 	})
 }
 
-func contains(ids []Identifier, id Identifier) bool {
-	for _, v := range ids {
-		if v == id {
-			return true
-		}
+// checkCSR compares an accepted request with what the standard library reads.
+func checkCSR(t *testing.T, der []byte) {
+	csr, err := ParseCSR(der, maxTestCSR)
+	if err != nil {
+		wantFault(t, err, fault.BadCSR)
+		return
 	}
-	return false
+	std, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		t.Fatalf("accepted what the standard library refuses: %v", err)
+	}
+	if err := std.CheckSignature(); err != nil {
+		t.Fatalf("accepted a signature that the standard library refuses: %v", err)
+	}
+	if len(std.EmailAddresses)+len(std.URIs) > 0 || !bytes.Equal(std.RawSubjectPublicKeyInfo, csr.SPKI) {
+		t.Fatal("reads something else than the standard library")
+	}
+	var want []Identifier
+	for _, name := range std.DNSNames {
+		want = append(want, mustParse(t, DNS, name))
+	}
+	for _, ip := range std.IPAddresses {
+		want = append(want, mustParse(t, IP, ip.String()))
+	}
+	if cn := std.Subject.CommonName; cn != "" {
+		typ := DNS
+		if net.ParseIP(cn) != nil {
+			typ = IP
+		}
+		want = append(want, mustParse(t, typ, cn))
+	}
+	if diff := cmp.Diff(append([]Identifier{}, SortIdentifiers(want)...), append([]Identifier{}, csr.Identifiers...)); diff != "" {
+		t.Fatalf("names differ from the standard library's: %s", diff)
+	}
+}
+
+func mustParse(t *testing.T, typ IdentifierType, value string) Identifier {
+	t.Helper()
+	id, err := ParseIdentifier(typ, value)
+	if err != nil {
+		t.Fatalf("accepted a request for a bad name: %v", err)
+	}
+	return id
 }

@@ -13,6 +13,7 @@ package challenge
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"strings"
 	"time"
@@ -46,9 +47,9 @@ type Validator interface {
 	Type() Type
 	// Supports reports whether the method may prove id at all.
 	Supports(id pki.Identifier) bool
-	// Validate returns a Proof, or a *fault.Error whose text the applicant may
-	// read. It never returns both: on error the Proof is the zero value, which
-	// covers nothing.
+	// Validate returns a Proof, or an error that wraps a *fault.Error whose text
+	// the applicant may read, and has StepsOf. It never returns both: on error
+	// the Proof is the zero value, which covers nothing.
 	Validate(ctx context.Context, req Request) (Proof, error)
 }
 
@@ -62,6 +63,25 @@ type Step struct {
 	Used     netip.Addr   `json:"addressUsed,omitzero"`        // the one that answered
 	Query    string       `json:"query,omitempty"`             // dns-01: the name asked
 	Chain    []string     `json:"cnames,omitempty"`            // CNAME targets followed
+}
+
+// failure is a failed validation with what was contacted until then.
+type failure struct {
+	err   error // a *fault.Error
+	steps []Step
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// StepsOf returns the validation record of a failed validation, for the log
+// and the owner of the name: nil if nothing was contacted.
+func StepsOf(err error) []Step {
+	var f *failure
+	if errors.As(err, &f) {
+		return f.steps
+	}
+	return nil
 }
 
 // Proof is evidence that an account controls an identifier. Its zero value

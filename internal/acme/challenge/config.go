@@ -24,7 +24,7 @@ type Config struct {
 	HTTPSPort     uint16           // where redirects to https go, 443 if 0
 	TLSALPN01Port uint16           // where tls-alpn-01 connects, 443 if 0
 	Perspective   string           // where this process runs, "local" if empty
-	UserAgent     string           // "chancery" if empty
+	UserAgent     string           // of http-01 requests, one line; "chancery" if empty
 	Timeout       time.Duration    // one validation in all, 10 s if 0
 	StepTimeout   time.Duration    // one connection, handshake or response, 5 s if 0
 	MaxQueries    int              // DNS queries of one validation, 60 if 0
@@ -54,7 +54,7 @@ func newProver(c Config) prover {
 	if c.Perspective == "" {
 		c.Perspective = "local"
 	}
-	if c.UserAgent == "" {
+	if c.UserAgent == "" || strings.ContainsAny(c.UserAgent, "\r\n") {
 		c.UserAgent = "chancery"
 	}
 	if c.Timeout <= 0 {

@@ -41,7 +41,7 @@ func (v *DNS01Validator) Validate(ctx context.Context, req Request) (Proof, erro
 	session := v.cfg.Resolver.Session(dns.Limits{MaxAge: dns.NoCache, Queries: v.cfg.MaxQueries})
 	found, err := session.TXT(ctx, step.Query)
 	if err != nil {
-		return Proof{}, dnsFault(err, "TXT")
+		return Proof{}, &failure{dnsFault(err, "TXT"), []Step{step}}
 	}
 	step.Chain = found.Chain
 	want := DNS01Value(req.KeyAuthorization)
@@ -50,7 +50,8 @@ func (v *DNS01Validator) Validate(ctx context.Context, req Request) (Proof, erro
 			return v.prove(DNS01, req, []Step{step}), nil
 		}
 	}
-	return Proof{}, fault.New(fault.IncorrectResponse, "none of the %d TXT records at %s is \"%s\"; the first is %s", len(found.Records), step.Query, want, quote(found.Records[0]))
+	return Proof{}, &failure{fault.New(fault.IncorrectResponse, "none of the %d TXT records at %s is \"%s\"; the first is %s",
+		len(found.Records), step.Query, want, quote(found.Records[0])), []Step{step}}
 }
 
 // DNS01Value returns the content of the TXT record for a key authorization:

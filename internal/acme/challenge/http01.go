@@ -72,32 +72,38 @@ func (v *HTTP01Validator) Validate(ctx context.Context, req Request) (Proof, err
 	if err != nil {
 		return Proof{}, err
 	}
+	steps, err := v.follow(ctx, h, req)
+	if err != nil {
+		return Proof{}, &failure{err, steps}
+	}
+	return v.prove(HTTP01, req, steps), nil
+}
+
+// follow fetches from h, and from where it redirects to, until there is a
+// response to judge.
+func (v *HTTP01Validator) follow(ctx context.Context, h host, req Request) (steps []Step, err error) {
 	session := v.cfg.Resolver.Session(dns.Limits{MaxAge: addrMaxAge, Queries: v.cfg.MaxQueries})
 	at := location{scheme: "http", host: h, port: v.cfg.HTTP01Port, uri: wellKnown + req.Token}
-	var steps []Step
 	var visited []location
 	for range maxRedirects + 1 {
 		step := Step{URL: at.String(), Hostname: at.host.name, Port: at.port}
 		got, err := v.fetch(ctx, session, at, &step)
 		steps = append(steps, step)
 		if err != nil {
-			return Proof{}, err
+			return steps, err
 		}
 		if got.next == "" {
-			if err := got.matches(req.KeyAuthorization, step); err != nil {
-				return Proof{}, err
-			}
-			return v.prove(HTTP01, req, steps), nil
+			return steps, got.matches(req.KeyAuthorization, step)
 		}
 		visited = append(visited, at)
 		if at, err = v.redirect(at, got.next, h); err != nil {
-			return Proof{}, err
+			return steps, err
 		}
 		if slices.Contains(visited, at) {
-			return Proof{}, fault.New(fault.Connection, "%s redirects in a circle to %s", quoteURL(step.URL), quoteURL(at.String()))
+			return steps, fault.New(fault.Connection, "%s redirects in a circle to %s", quoteURL(step.URL), quoteURL(at.String()))
 		}
 	}
-	return Proof{}, fault.New(fault.Connection, "%s: more than %d redirects", quoteURL(steps[0].URL), maxRedirects)
+	return steps, fault.New(fault.Connection, "%s: more than %d redirects", quoteURL(steps[0].URL), maxRedirects)
 }
 
 // location is one place to fetch from.

@@ -467,6 +467,21 @@ func TestHTTP01Refused(t *testing.T) {
 	wantFault(t, p, err, fault.Connection, "connection refused", "127.0.0.1", "example.test")
 }
 
+// A failure carries what was contacted, for the log.
+func TestHTTP01FailureHasARecord(t *testing.T) {
+	w := newWeb(t, "example.test")
+	w.mux.HandleFunc(path, goes(302, "/there"))
+	_, err := w.v.Validate(t.Context(), request(name("example.test")))
+	steps := challenge.StepsOf(err)
+	if len(steps) != 2 || !strings.HasSuffix(steps[1].URL, "/there") || !steps[1].Used.IsValid() {
+		t.Errorf("record %+v of %v", steps, err)
+	}
+	_, err = w.v.Validate(t.Context(), request(name("*.example.test")))
+	if steps := challenge.StepsOf(err); steps != nil {
+		t.Errorf("nothing was contacted, but the record is %+v", steps)
+	}
+}
+
 // Redirects to https meet self-signed, expired and foreign certificates by design.
 func TestHTTP01RedirectToBrokenTLS(t *testing.T) {
 	w := newWeb(t, "example.test")

@@ -64,9 +64,17 @@ func (v *TLSALPN01Validator) Validate(ctx context.Context, req Request) (Proof, 
 	}
 	step := Step{Hostname: serverName(h), Port: v.cfg.TLSALPN01Port}
 	session := v.cfg.Resolver.Session(dns.Limits{MaxAge: addrMaxAge, Queries: v.cfg.MaxQueries})
-	conn, err := v.connect(ctx, session, h, &step)
+	if err := v.handshake(ctx, session, h, &step, req.KeyAuthorization); err != nil {
+		return Proof{}, &failure{err, []Step{step}}
+	}
+	return v.prove(TLSALPN01, req, []Step{step}), nil
+}
+
+// handshake connects to h and examines what it shows.
+func (v *TLSALPN01Validator) handshake(ctx context.Context, s *dns.Session, h host, step *Step, keyAuthorization string) error {
+	conn, err := v.connect(ctx, s, h, step)
 	if err != nil {
-		return Proof{}, err
+		return err
 	}
 	defer v.guard(ctx, conn)()
 	client := tls.Client(conn, &tls.Config{
@@ -79,12 +87,9 @@ func (v *TLSALPN01Validator) Validate(ctx context.Context, req Request) (Proof, 
 	})
 	where := h.name + " (" + netip.AddrPortFrom(step.Used, step.Port).String() + ")"
 	if err := client.HandshakeContext(ctx); err != nil {
-		return Proof{}, handshakeFault(err, where)
+		return handshakeFault(err, where)
 	}
-	if err := examine(client.ConnectionState(), h, req.KeyAuthorization, where); err != nil {
-		return Proof{}, err
-	}
-	return v.prove(TLSALPN01, req, []Step{step}), nil
+	return examine(client.ConnectionState(), h, keyAuthorization, where)
 }
 
 // handshakeFault says what went wrong before there was a certificate to see.

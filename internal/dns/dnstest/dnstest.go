@@ -180,8 +180,9 @@ func (s *Server) Fail(name, qtype string, f Fault) {
 	s.faults[k] = &f
 }
 
-// NegativeTTL sets the SOA minimum of negative answers, in seconds; a negative
-// number leaves the SOA out. It is 60 at first.
+// NegativeTTL sets the SOA minimum of negative answers outside zones whose SOA
+// was added, in seconds; a negative number leaves every SOA out. It is 60 at
+// first.
 func (s *Server) NegativeTTL(seconds int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -52,20 +52,17 @@ func (s *Server) note(w dns.ResponseWriter, req *dns.Msg, tcp bool) Fault {
 		Name: strings.TrimSuffix(canonical(q.Name), "."), Type: dns.TypeToString[q.Qtype],
 		TCP: tcp, Port: from.Port(), ID: req.Id, Case: strings.TrimSuffix(q.Name, "."),
 	})
-	f := s.faults[key{canonical(q.Name), q.Qtype}]
-	if f == nil {
-		f = s.faults[key{canonical(q.Name), 0}]
-	}
-	if f == nil || f.Times < 0 {
-		return Fault{}
-	}
-	now := *f
-	if f.Times > 0 {
-		if f.Times--; f.Times == 0 {
-			f.Times = -1
+	for _, k := range []key{{canonical(q.Name), q.Qtype}, {canonical(q.Name), 0}} {
+		f := s.faults[k]
+		if f == nil {
+			continue
 		}
+		if f.Times--; f.Times == 0 {
+			delete(s.faults, k)
+		}
+		return *f
 	}
-	return now
+	return Fault{}
 }
 
 // reply sends the answer, spoiled by f.
@@ -113,6 +110,7 @@ func (s *Server) reply(w dns.ResponseWriter, req *dns.Msg, f Fault, tcp bool) {
 func (s *Server) answer(req *dns.Msg) *dns.Msg {
 	m := new(dns.Msg).SetReply(req)
 	m.RecursionAvailable = true
+	m.Authoritative = true // clients that update a zone look for its own server
 	m.Compress = true
 	q := req.Question[0]
 	s.mu.Lock()
@@ -155,10 +153,26 @@ func (s *Server) negate(m *dns.Msg, name string, qtype uint16) {
 	if s.negative == noSOA {
 		return
 	}
-	m.Ns = append(m.Ns, &dns.SOA{
+	m.Ns = append(m.Ns, s.soa(name))
+}
+
+// soa returns the SOA above name: one that was added, else one of the root.
+func (s *Server) soa(name string) dns.RR {
+	for up := name; up != "."; {
+		for _, rr := range s.records[up] {
+			if rr.Header().Rrtype == dns.TypeSOA {
+				return rr
+			}
+		}
+		_, rest, _ := strings.Cut(up, ".")
+		if up = rest; up == "" {
+			break
+		}
+	}
+	return &dns.SOA{
 		Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: 86400},
 		Ns:  "ns.test.", Mbox: "hostmaster.test.", Serial: 1, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: s.negative,
-	})
+	}
 }
 
 // exists reports whether name has records or names below it that have.

@@ -1,0 +1,387 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"chancery/internal/pki"
+)
+
+// write makes a configuration file and returns its path.
+func write(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "chancery.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// load loads text and environ, and ends the test on any problem.
+func load(t testing.TB, text string, environ ...string) *Config {
+	t.Helper()
+	c, err := Load(write(t, text), environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// messages loads text and returns the problems, with the directory cut off.
+func messages(t testing.TB, text string, environ ...string) []string {
+	t.Helper()
+	path := write(t, text)
+	c, err := Load(path, environ)
+	var found []error
+	switch many, ok := err.(interface{ Unwrap() []error }); {
+	case ok:
+		found = many.Unwrap()
+	case err != nil:
+		found = []error{err}
+	default:
+		found = c.Check()
+	}
+	out := make([]string, len(found))
+	for i, e := range found {
+		out[i] = strings.ReplaceAll(e.Error(), filepath.Dir(path)+"/", "")
+		if strings.Contains(out[i], "\n") {
+			t.Errorf("more than one line: %q", out[i])
+		}
+	}
+	return out
+}
+
+func TestDefaultsAreSound(t *testing.T) {
+	c, err := Load("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := c.Check(); len(found) != 0 {
+		t.Error(found)
+	}
+}
+
+func TestEveryKindOfValue(t *testing.T) {
+	c := load(t, `
+[server]
+listen = ":443"
+url = "https://ca.example.com"
+http2 = true
+roles = ["acme", "ca"]
+trusted_proxies = ["10.0.0.0/8", "fd00::/8"]
+max_header = "32KB"
+shutdown_grace = "1m30s"
+[database]
+url = "postgres://chancery@db/chancery"
+write_batch = 512
+[validation]
+resolvers = ["127.0.0.1:5353", "[::1]:53"]
+[limits]
+orders_per_account = "10 per 1d12h burst 3"
+accounts_per_ip = "unlimited"
+[ca.internal]
+key_type = "ml-dsa-65"
+profiles = ["short"]
+[profile.short]
+period = "6d"
+names = ["dns"]
+challenges = []
+`)
+	want := Default()
+	s := &want.Server
+	s.Listen, s.URL, s.HTTP2, s.Roles = ":443", "https://ca.example.com", true, []Role{RoleACME, RoleCA}
+	s.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	s.MaxHeader, s.ShutdownGrace = 32<<10, 90*time.Second
+	want.Database.URL, want.Database.WriteBatch = "postgres://chancery@db/chancery", 512
+	want.Validation.Resolvers = []string{"127.0.0.1:5353", "[::1]:53"}
+	want.Limits.OrdersPerAccount = Rate{Count: 10, Per: 36 * time.Hour, Burst: 3}
+	want.Limits.AccountsPerIP = Rate{}
+	ca, profile := DefaultCA(), DefaultProfile()
+	ca.KeyType, ca.Profiles = pki.MLDSA65, []string{"short"}
+	profile.Period, profile.Names, profile.Challenges = 6*day, []NameKind{"dns"}, []Challenge{}
+	want.CA, want.Profile = map[string]CA{"internal": ca}, map[string]Profile{"short": profile}
+	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(Config{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMistakesAreOneClearLine(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		env        []string
+		want       []string
+	}{
+		{"unknown key", "[server]\n\nlisten = \":443\"\nlisen = \":1\"\n", nil,
+			[]string{`chancery.toml:4: server.lisen: unknown key; did you mean "listen"?`}},
+		{"unknown section", "[sever]\nlisten = \":443\"\n", nil,
+			[]string{`chancery.toml:1: sever: unknown key; did you mean "server"?`}},
+		{"nothing near", "[log]\nzzzzzzzzzzzz = 1\n", nil,
+			[]string{`chancery.toml:2: log.zzzzzzzzzzzz: unknown key; the keys here are level, format`}},
+		{"wrong type", "[server]\nhttp2 = \"yes\"\nlisten = 443\nroles = \"acme\"\n", nil, []string{
+			`chancery.toml:2: server.http2: true or false belongs here, not the string "yes"`,
+			`chancery.toml:3: server.listen: a string belongs here, not the number 443`,
+			`chancery.toml:4: server.roles: a list of any of acme, ca, status, api, renew, scan, writer, agents belongs here, not the string "acme"`,
+		}},
+		{"number as text", "[acme]\nmax_names = \"100\"\n", nil,
+			[]string{`chancery.toml:2: acme.max_names: a number belongs here, not the string "100"`}},
+		{"duration as number", "[acme]\norder_lifetime = 7\n", nil,
+			[]string{`chancery.toml:2: acme.order_lifetime: a duration such as "90m" or "7d" belongs here, not the number 7`}},
+		{"bad duration", "[acme]\norder_lifetime = \"7 days\"\n", nil,
+			[]string{`chancery.toml:2: acme.order_lifetime: "7 days" is not a duration; write one such as "90s", "15m", "12h" or "7d"`}},
+		{"zero duration", "[acme]\norder_lifetime = \"0s\"\n", nil,
+			[]string{`chancery.toml:2: acme.order_lifetime: must be longer than 0`}},
+		{"out of range", "[validation]\nhttp01_port = 99999\n", nil,
+			[]string{`chancery.toml:2: validation.http01_port: 99999 is out of range; 1 to 65535 is allowed`}},
+		{"bad choice", "[log]\nlevel = \"verbose\"\n", nil,
+			[]string{`chancery.toml:2: log.level: "verbose" is none of debug, info, warn, error`}},
+		{"bad network", "[validation]\nallow_targets = [\"127.0.0.1\"]\n", nil,
+			[]string{`chancery.toml:2: validation.allow_targets: "127.0.0.1" is not a network; write one such as "10.0.0.0/8" or "fd00::/8"`}},
+		{"bad rate", "[limits]\norders_per_account = \"300/3h\"\n", nil,
+			[]string{`chancery.toml:2: limits.orders_per_account: "300/3h" is not a rate; write one such as "300 per 3h", "300 per 3h burst 50" or "unlimited"`}},
+		{"section as value", "server = 1\n", nil,
+			[]string{`chancery.toml:1: server: this is a section; write [server] on a line of its own`}},
+		{"table as value", "[server.listen]\nhost = \"x\"\n", nil,
+			[]string{`chancery.toml:1: server.listen: a table stands where a string belongs`}},
+		{"name missing", "[ca]\nkey_type = \"p256\"\n", nil,
+			[]string{`chancery.toml:2: ca.key_type: unknown key; write [ca.NAME] and put it there`}},
+		{"bad name", "[ca.\"../x\"]\n", nil,
+			[]string{`chancery.toml:1: ca.../x: a name is 1 to 64 lower-case letters, digits and hyphens`}},
+		{"syntax", "[server]\nlisten = \n", nil,
+			[]string{`chancery.toml:2: server.listen: expected value but found '\n' instead`}},
+		{"twice", "[log]\nlevel = \"info\"\nlevel = \"warn\"\n", nil,
+			[]string{`chancery.toml:3: log.level: Key 'log.level' has already been defined.`}},
+		{"environment", "", []string{"CHANCERY_LOG_LEVLE=info", "CHANCERY_ACME_MAX_NAMES=many", "CHANCERY_CA_OTHER_KEY_TYPE=p256"}, []string{
+			`$CHANCERY_ACME_MAX_NAMES: acme.max_names: a number belongs here, not "many"`,
+			`$CHANCERY_CA_OTHER_KEY_TYPE: ca: names no [ca.NAME] of the file`,
+			`$CHANCERY_LOG_LEVLE: log.levle: unknown key; did you mean "level"?`,
+		}},
+	} {
+		if diff := cmp.Diff(c.want, messages(t, c.text, c.env...)); diff != "" {
+			t.Errorf("%s:\n%s", c.name, diff)
+		}
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	_, err := Load("/nowhere/chancery.toml", nil)
+	if err == nil || err.Error() != "/nowhere/chancery.toml: no such file; `chancery config print` writes a complete one to start from" {
+		t.Error(err)
+	}
+	if _, err := Load(t.TempDir(), nil); err == nil || strings.Contains(err.Error(), "\n") {
+		t.Error(err)
+	}
+}
+
+func TestCheckSaysWhatDoesNotFit(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"[ca.a]\nprofiles = [\"defalt\"]\n", `chancery.toml:2: ca.a.profiles: there is no [profile.defalt]; did you mean "default"?`},
+		{"[ca.a]\ndefault_profile = \"x\"\n", `chancery.toml:2: ca.a.default_profile: "x" is not in ca.a.profiles`},
+		{"[server]\nurl = \"http://a\"\n", `chancery.toml:2: server.url: must begin with https:// (RFC 8555 section 6.1)`},
+		{"[server]\nurl = \"https://a/\"\n", `chancery.toml:2: server.url: must have no trailing slash, query or fragment`},
+		{"[server]\nhttp_url = \"https://a\"\n", `chancery.toml:2: server.http_url: must begin with http://: a client that checks revocation cannot yet check TLS`},
+		{"[server]\ntls_cert_file = \"a.pem\"\n", `chancery.toml:2: server.tls_cert_file: set both tls_cert_file and tls_key_file, or neither`},
+		{"[server]\nroles = []\n", `chancery.toml:2: server.roles: names no role; this process would do nothing`},
+		{"[database]\nurl = \"mysql://x\"\n", `chancery.toml:2: database.url: begins with mysql://; write a file path for SQLite or postgres://...`},
+		{"[acme]\nchallenge_wait = \"1h\"\n", `chancery.toml:2: acme.challenge_wait: must be at most half of server.write_timeout (1m)`},
+		{"[acme]\norder_lifetime = \"1d\"\n", `default: acme.pending_lifetime: is longer than acme.order_lifetime (1d); nobody could use the result`},
+		{"[acme]\ncaa_identities = [\"CA.example\"]\n", `chancery.toml:2: acme.caa_identities: "CA.example" is not a domain name`},
+		{"[validation]\ntimeout = \"1s\"\nconnect_timeout = \"500ms\"\n", `default: validation.dns_timeout: is longer than validation.timeout (1s)`},
+		{"[profile.default]\nkey_types = []\n", `chancery.toml:2: profile.default.key_types: names no key type; nothing could be issued`},
+		{"[profile.default]\next_key_usages = []\n", `chancery.toml:2: profile.default.ext_key_usages: is empty; a certificate without one can be used for everything`},
+		{"[profile.default]\nperiod = \"1m\"\nbackdate = \"0s\"\n", `chancery.toml:2: profile.default.period: must be at least 10m; clients could not renew in time`},
+		{"[profile.default]\nperiod = \"1h\"\n", `default: profile.default.backdate: is not shorter than period; every certificate would be expired`},
+		{"[profile.default]\nchallenges = [\"dns-persist-01\", \"http-01\"]\n", `chancery.toml:2: profile.default.challenges: dns-account-01 and dns-persist-01 must come last: some clients stop at a challenge type they do not know`},
+	} {
+		got := messages(t, c.text)
+		for i := range got { // a default that no longer fits is reported at its section
+			got[i] = strings.Replace(got[i], "chancery.toml:1: "+keyOf(c.want), "default: "+keyOf(c.want), 1)
+		}
+		if diff := cmp.Diff([]string{c.want}, got); diff != "" {
+			t.Errorf("%s\n%s", c.text, diff)
+		}
+	}
+}
+
+// keyOf is the key of a problem line.
+func keyOf(line string) string {
+	parts := strings.SplitN(line, ": ", 3)
+	return parts[1]
+}
+
+func TestEnvironmentWinsOverTheFile(t *testing.T) {
+	c := load(t, "[log]\nlevel = \"warn\"\n[profile.short-lived]\nperiod = \"6d\"\n[ca.default]\nprofiles = [\"short-lived\"]\n",
+		"CHANCERY_LOG_LEVEL=debug", "CHANCERY_SERVER_ROLES=acme, ca", "CHANCERY_PROFILE_SHORT_LIVED_PERIOD=7d", "CHANCERY_SERVER_HTTP2=true",
+		"CHANCERY_VALIDATION_ALLOW_TARGETS=127.0.0.0/8,::1/128", "CHANCERY_LIMITS_ORDERS_PER_ACCOUNT=5 per 1h", "CHANCERY_ACME_MAX_BODY=128KB",
+		"CHANCERY_DATABASE_URL=", "PATH=/bin", "CHANCERY_CONFIG=x.toml")
+	if c.Log.Level != "debug" || !reflect.DeepEqual(c.Server.Roles, []Role{RoleACME, RoleCA}) || c.Profile["short-lived"].Period != 7*day || !c.Server.HTTP2 ||
+		len(c.Validation.AllowTargets) != 2 || c.Limits.OrdersPerAccount.Count != 5 || c.ACME.MaxBody != 128<<10 {
+		t.Errorf("%+v", c)
+	}
+	if got := c.Source("log.level").String(); got != "$CHANCERY_LOG_LEVEL" {
+		t.Errorf("source %s", got)
+	}
+	if got := c.Source("profile.short-lived.period").String(); got != "$CHANCERY_PROFILE_SHORT_LIVED_PERIOD" {
+		t.Errorf("source %s", got)
+	}
+}
+
+// TestKubernetesServiceVariables: a Service called chancery-ca puts these
+// into every pod of its namespace, and must not stop the start.
+func TestKubernetesServiceVariables(t *testing.T) {
+	_, err := Load("", []string{
+		"CHANCERY_CA_SERVICE_HOST=10.0.0.1", "CHANCERY_CA_SERVICE_PORT=443", "CHANCERY_CA_SERVICE_PORT_HTTPS=443", "CHANCERY_CA_PORT=tcp://10.0.0.1:443",
+		"CHANCERY_ACME_PORT_443_TCP=tcp://10.0.0.1:443", "CHANCERY_ACME_PORT_443_TCP_ADDR=10.0.0.1", "CHANCERY_SERVICE_HOST=10.0.0.1", "CHANCERY_PORT=tcp://10.0.0.1:1",
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPrintReadsBackAndHidesSecrets(t *testing.T) {
+	c := load(t, "[database]\nurl = \"postgres://u:hunter2@db/x?sslmode=require\"\n[profile.a]\ndescription = \"say \\\"hi\\\"\\t\\\\\"\n[limits]\naccounts_per_ip = \"7 per 1d\"\n[ca.default]\nprofiles = [\"a\"]\n",
+		"CHANCERY_LOG_LEVEL=error")
+	var b strings.Builder
+	if err := c.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	if strings.Contains(text, "hunter2") {
+		t.Error("the password is printed")
+	}
+	for _, want := range []string{`level = "error" # $CHANCERY_LOG_LEVEL`, `accounts_per_ip = "7 per 1d" # `, `period = "47d"` + "\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing from:\n%s", want, text)
+		}
+	}
+	back := load(t, text)
+	back.Database.URL = c.Database.URL
+	if diff := cmp.Diff(c, back, cmpopts.IgnoreUnexported(Config{}), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		"postgres://u:p@h/d":              "postgres://u:xxxxx@h/d",
+		"postgres://h/d?password=p&x=1":   "postgres://h/d?password=xxxxx&x=1",
+		"postgres://u:p%zz@h/d":           "xxxxx",
+		"/var/lib/chancery/chancery.db":   "/var/lib/chancery/chancery.db",
+		"postgres://u@h/d?sslmode=prefer": "postgres://u@h/d?sslmode=prefer",
+	} {
+		if got := redact("database", in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestManualIsFresh(t *testing.T) {
+	want, err := Manual()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("../../docs/config.md")
+	if err != nil || string(got) != want {
+		t.Errorf("docs/config.md is stale; run go generate ./internal/config (%v)", err)
+	}
+	if strings.Contains(want, "\n\n\n\n") || strings.Contains(want, "(MISSING)") {
+		t.Error("a field has no comment")
+	}
+}
+
+func TestEveryFieldHasAKeyAndAComment(t *testing.T) {
+	docs, err := fieldDocs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walk func(reflect.Type)
+	walk = func(st reflect.Type) {
+		for f := range st.Fields() {
+			if !f.IsExported() {
+				continue
+			}
+			if f.Tag.Get("toml") == "" || docs[st.Name()+"."+f.Name] == "" {
+				t.Errorf("%s.%s has no key or no comment", st.Name(), f.Name)
+			}
+			switch {
+			case isMap(f.Type):
+				walk(f.Type.Elem())
+			case isSection(f.Type):
+				walk(f.Type)
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
+}
+
+func TestDurations(t *testing.T) {
+	for text, want := range map[string]time.Duration{"90m": 90 * time.Minute, "7d": 7 * day, "1d12h": 36 * time.Hour, "0s": 0, "1.5h": 90 * time.Minute, "106751d": 106751 * day} {
+		if got, err := ParseDuration(text); err != nil || got != want {
+			t.Errorf("%s: %s %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "7", "d", "-1d", "-5m", "1d-1h", "999999999999d", "106752d", "1.5d", "1d1d", "7 d"} {
+		if got, err := ParseDuration(text); err == nil {
+			t.Errorf("%q gave %s", text, got)
+		}
+	}
+	for d, want := range map[time.Duration]string{0: "0s", 90 * time.Minute: "1h30m", 36 * time.Hour: "1d12h", 47 * day: "47d", 10 * time.Minute: "10m", 1500 * time.Millisecond: "1.5s", time.Hour: "1h", 20 * time.Second: "20s"} {
+		if got := FormatDuration(d); got != want {
+			t.Errorf("%d: %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]int64{"512": 512, "64KB": 64 << 10, "10 MiB": 10 << 20, "1gb": 1 << 30, "7B": 7} {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("%s: %d %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "KB", "-1", "1.5MB", "99999999999GB", "1TB", "1 2"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("%q gave %d", text, got)
+		}
+	}
+}
+
+func FuzzDuration(f *testing.F) {
+	f.Add("1d12h")
+	f.Add("106751d23h47m16.854775807s")
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseDuration(s)
+		if err != nil {
+			return
+		}
+		if back, err := ParseDuration(FormatDuration(d)); err != nil || back != d {
+			t.Errorf("%q = %d, written %q, read back %d %v", s, d, FormatDuration(d), back, err)
+		}
+	})
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add("[server]\nlisten = \":443\"\n")
+	f.Add("[profile.\"a.b\"]\nperiod = 1\n[[ca]]\n[ca.x]\nprofiles = [[1]]\nserver = {listen = {a = 1}}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		c := Default()
+		b := &binder{sources: c.sources}
+		b.file(c, "f", text)
+		for _, err := range b.problems {
+			var p *Problem
+			if !errors.As(err, &p) || p.Source.File != "f" {
+				t.Errorf("a problem without a place: %v", err)
+			}
+		}
+		if len(b.problems) == 0 {
+			c.Check()
+		}
+	})
+}
