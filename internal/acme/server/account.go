@@ -46,8 +46,8 @@ var (
 	qAccountByKey = db.SQL("acme.get_account_by_key", `SELECT `+accountColumns+` FROM acme_account WHERE ca = $1 AND thumbprint = $2`)
 	qInsertAcct   = db.SQL("acme.insert_account", `INSERT INTO acme_account (`+accountColumns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`)
-	qUpdateAcct = db.SQL("acme.update_account", `UPDATE acme_account SET contact = $2, tos_agreed_at = $3
-		WHERE id = $1 AND state = 'valid'`)
+	qUpdateAcct = db.SQL("acme.update_account", `UPDATE acme_account SET contact = $3, tos_agreed_at = $4
+		WHERE id = $1 AND thumbprint = $2 AND state = 'valid'`)
 	qDeactivateAcct = db.SQL("acme.deactivate_account", `UPDATE acme_account SET state = $2 WHERE id = $1 AND state = 'valid'`)
 	qDropOrders     = db.SQL("acme.invalidate_orders", `UPDATE acme_order SET state = 'invalid', error = $2
 		WHERE account_id = $1 AND state IN ('pending', 'ready')`)
@@ -281,7 +281,7 @@ func (s *Server) updateAccount(m *message, req *acme.AccountUpdate) (*httpd.Repl
 		return nil, wrap("encode contacts", err)
 	}
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
-		tx.Queue(qUpdateAcct, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, string(text), agreed)
+		tx.Queue(qUpdateAcct, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint, string(text), agreed)
 		return nil
 	})
 	if err != nil {
@@ -296,6 +296,7 @@ func (s *Server) updateAccount(m *message, req *acme.AccountUpdate) (*httpd.Repl
 
 func (s *Server) deactivate(m *message) (*httpd.Reply, error) {
 	if err := s.db.Write(m.ctx, func(tx *db.Tx) error {
+		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
 		return deactivate(tx, m.acct.ID, acme.AccountDeactivated, m.actor(), m.now)
 	}); err != nil {
 		return nil, wrap("deactivate account", err)

@@ -185,8 +185,8 @@ type Server struct {
 	stop context.CancelFunc
 
 	mu         sync.Mutex
-	validating map[string]*validation // by authorization id: one at a time
-	finalizing map[string]chan struct{}
+	validating map[string]*validation   // by authorization and type: one at a time
+	finalizing map[string]chan struct{} // by order; closed when the request that issues is done
 }
 
 // New returns a server. It reads nothing and starts nothing.
