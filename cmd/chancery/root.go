@@ -60,7 +60,8 @@ type section struct {
 // exists, in the order of the help text.
 func sections(e env) []section {
 	return []section{
-		{"Set up", []*cobra.Command{newConfig(e)}},
+		{"Run", []*cobra.Command{newDev(e), newServe(e)}},
+		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e)}},
 		{"About", []*cobra.Command{newCompletion(e), newMan(e), newVersion(e)}},
 	}
 }
