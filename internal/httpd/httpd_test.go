@@ -362,7 +362,7 @@ func TestRawRoutes(t *testing.T) {
 		})
 	})
 	for target, want := range map[string]string{
-		"/ocsp/MEUw//Qz+A/../B%2Bc=":    "GET /ocsp/MEUw//Qz+A/../B%2Bc=",
+		"/ocsp/MEUw//Qz+A/../B%2Bc=":     "GET /ocsp/MEUw//Qz+A/../B%2Bc=",
 		"http://ocsp.example/ocsp//a/./": "GET /ocsp//a/./",
 	} {
 		c, err := f.mem.DialContext(t.Context(), "", "")
