@@ -153,11 +153,11 @@ func TestFormatFollowsTheTerminalAndTheFlags(t *testing.T) {
 }
 
 func TestYAMLKeepsStringsStrings(t *testing.T) {
-	got, err := toYAML([]byte(`{"serial":"0123","on":"yes","empty":"","list":[],"n":5,"t":"true","lines":"a\nb"}`))
+	got, err := toYAML([]byte(`{"serial":"0123","on":"yes","empty":"","list":[],"num":5,"t":"true","lines":"a\nb"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`serial: "0123"`, `"on": "yes"`, `empty: ""`, "list: []", "n: 5", `t: "true"`} {
+	for _, want := range []string{`serial: "0123"`, `"on": "yes"`, `empty: ""`, "list: []", "num: 5", `t: "true"`} {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("%s is missing from\n%s", want, got)
 		}
