@@ -128,7 +128,7 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 			[]string{`chancery.toml:2: log.zzzzzzzzzzzz: unknown key; the keys here are level, format`}},
 		{"wrong type", "[server]\nhttp2 = \"yes\"\nlisten = 443\nroles = \"acme\"\n", nil, []string{
 			`chancery.toml:2: server.http2: true or false belongs here, not the string "yes"`,
-			`chancery.toml:3: server.listen: a string belongs here, not the number 443`,
+			`chancery.toml:3: server.listen: an address (host:port) belongs here, not the number 443`,
 			`chancery.toml:4: server.roles: a list of any of acme, ca, status, api, renew, scan, writer, agents belongs here, not the string "acme"`,
 		}},
 		{"number as text", "[acme]\nmax_names = \"100\"\n", nil,
@@ -150,7 +150,7 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 		{"section as value", "server = 1\n", nil,
 			[]string{`chancery.toml:1: server: this is a section; write [server] on a line of its own`}},
 		{"table as value", "[server.listen]\nhost = \"x\"\n", nil,
-			[]string{`chancery.toml:1: server.listen: a table stands where a string belongs`}},
+			[]string{`chancery.toml:1: server.listen: a table stands where an address (host:port) belongs`}},
 		{"name missing", "[ca]\nkey_type = \"p256\"\n", nil,
 			[]string{`chancery.toml:2: ca.key_type: unknown key; write [ca.NAME] and put it there`}},
 		{"bad name", "[ca.\"../x\"]\n", nil,

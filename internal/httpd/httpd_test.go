@@ -346,6 +346,26 @@ func TestConditionalGet(t *testing.T) {
 	}
 }
 
+func TestNotModifiedBeforeTheWork(t *testing.T) {
+	f := serve(t, Config{}, func(m *Mux) {
+		m.Group(OwnTypes, nil).Handle("/list", func(r *Request) (*Reply, error) {
+			if r.Matches(`"seq-7"`) {
+				return NotModified(`"seq-7"`), nil
+			}
+			return &Reply{ContentType: "text/plain", Body: []byte("worked"), ETag: `"seq-7"`}, nil
+		})
+	})
+	if res, body := f.do(t, "GET", "http://x/list", "", "If-None-Match", `"seq-7"`); res.StatusCode != 304 || body != "" || res.Header.Get("Etag") != `"seq-7"` {
+		t.Errorf("%d %q %v", res.StatusCode, body, res.Header)
+	}
+	for _, method := range []string{"GET", "POST"} { // a POST is never "not modified"
+		tag := map[string]string{"GET": `"seq-6"`, "POST": `"seq-7"`}[method]
+		if res, body := f.do(t, method, "http://x/list", "", "If-None-Match", tag); res.StatusCode != 200 || body != "worked" {
+			t.Errorf("%s: %d %q", method, res.StatusCode, body)
+		}
+	}
+}
+
 func TestRetryAfterIsWholeSecondsRoundedUp(t *testing.T) {
 	for d, want := range map[time.Duration]string{1: "1", time.Second: "1", 1001 * time.Millisecond: "2", time.Hour: "3600", 0: "1", -time.Hour: "1", 1<<63 - 1: "9223372037"} {
 		if got := Seconds(d); got != want {
