@@ -108,7 +108,7 @@ challenges = []
 	ca, profile := DefaultCA(), DefaultProfile()
 	ca.KeyType, ca.Profiles = pki.MLDSA65, []string{"short"}
 	profile.Period, profile.Names, profile.Challenges = 6*day, []NameKind{"dns"}, []Challenge{}
-	want.CA, want.Profile = map[string]CA{"internal": ca}, map[string]Profile{"short": profile}
+	want.CA, want.Profile = map[string]CA{"internal": ca}, map[string]Profile{"default": DefaultProfile(), "short": profile}
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(Config{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
@@ -125,7 +125,7 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 		{"unknown section", "[sever]\nlisten = \":443\"\n", nil,
 			[]string{`chancery.toml:1: sever: unknown key; did you mean "server"?`}},
 		{"nothing near", "[log]\nzzzzzzzzzzzz = 1\n", nil,
-			[]string{`chancery.toml:2: log.zzzzzzzzzzzz: unknown key; the keys here are level, format`}},
+			[]string{`chancery.toml:2: log.zzzzzzzzzzzz: unknown key; there are level, format`}},
 		{"wrong type", "[server]\nhttp2 = \"yes\"\nlisten = 443\nroles = \"acme\"\n", nil, []string{
 			`chancery.toml:2: server.http2: true or false belongs here, not the string "yes"`,
 			`chancery.toml:3: server.listen: an address (host:port) belongs here, not the number 443`,

@@ -470,6 +470,48 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// TestStalledReaderIsCutOff: a stream may last longer than the write
+// time-out, but a client that stops reading may not hold it.
+func TestStalledReaderIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		f := serve(t, Config{WriteTimeout: 30 * time.Second}, func(m *Mux) {
+			m.Group(OwnTypes, nil).Handle("GET /events", func(*Request) (*Reply, error) {
+				return &Reply{Stream: func(w io.Writer, flush func() error) error {
+					for i := 0; ; i++ {
+						if _, err := fmt.Fprintf(w, "%d\n", i); err != nil {
+							ended <- err
+							return err
+						}
+						if err := flush(); err != nil {
+							ended <- err
+							return err
+						}
+						time.Sleep(10 * time.Second)
+					}
+				}}, nil
+			})
+		})
+		c, err := f.mem.DialContext(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+		lines := bufio.NewReader(c)
+		for start := time.Now(); time.Since(start) < 2*time.Minute; { // reads on: the stream lasts
+			if _, err := lines.ReadString('\n'); err != nil {
+				t.Fatalf("after %s: %v", time.Since(start), err)
+			}
+		}
+		start := time.Now() // now it stalls
+		<-ended
+		if d := time.Since(start); d > 45*time.Second {
+			t.Errorf("the stalled reader held the stream for %s", d)
+		}
+	})
+}
+
 func TestClientIP(t *testing.T) {
 	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
 	for _, c := range []struct {
