@@ -199,7 +199,6 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[profile.default]\next_key_usages = []\n", `chancery.toml:2: profile.default.ext_key_usages: is empty; a certificate without one can be used for everything`},
 		{"[profile.default]\nperiod = \"1m\"\nbackdate = \"0s\"\n", `chancery.toml:2: profile.default.period: must be at least 10m; clients could not renew in time`},
 		{"[profile.default]\nperiod = \"1h\"\n", `default: profile.default.backdate: is not shorter than period; every certificate would be expired`},
-		{"[profile.default]\nchallenges = [\"dns-persist-01\", \"http-01\"]\n", `chancery.toml:2: profile.default.challenges: dns-account-01 and dns-persist-01 must come last: some clients stop at a challenge type they do not know`},
 	} {
 		got := messages(t, c.text)
 		for i := range got { // a default that no longer fits is reported at its section
