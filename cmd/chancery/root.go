@@ -60,7 +60,8 @@ type section struct {
 // exists, in the order of the help text.
 func sections(e env) []section {
 	return []section{
-		{"Set up", []*cobra.Command{newConfig(e)}},
+		{"Run", []*cobra.Command{newDev(e), newServe(e)}},
+		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e)}},
 		{"About", []*cobra.Command{newCompletion(e), newMan(e), newVersion(e)}},
 	}
 }
@@ -120,6 +121,7 @@ func help(root *cobra.Command, args []string) error {
 
 // unknownCommand says so, with the nearest one there is.
 func unknownCommand(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = 2 // letters that may differ
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
 		return usagef("there is no command %q; did you mean %q?", name, near[0])
 	}

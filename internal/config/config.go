@@ -32,9 +32,9 @@ type Config struct {
 	// /acme/NAME/directory. Without any such table there is one, "default".
 	CA map[string]CA `toml:"ca"`
 
-	// One table per certificate profile: what a certificate looks like.
-	// Without any such table there is one, "default". An order keeps the
-	// profile it was made with, so that a change never alters it half way.
+	// One table per certificate profile: what a certificate looks like. There
+	// is always one, "default", which such a table may change. An order keeps
+	// the profile it was made with, so that a change never alters it half way.
 	Profile map[string]Profile `toml:"profile"`
 
 	// Rate limits. A limit reads "300 per 3h", "300 per 3h burst 50", or

@@ -68,7 +68,7 @@ func TestCAAFailureIsAnError(t *testing.T) {
 		dns.Malformed: {Raw: garbage},
 	} {
 		for _, at := range []string{"www.example.test", "example.test", "test"} {
-			s, r, _ := start(t, dns.Config{Timeout: 100 * time.Millisecond, Attempts: 1})
+			s, r, _ := start(t, dns.Config{Timeout: 400 * time.Millisecond, Attempts: 1})
 			s.Fail(at, "CAA", f)
 			if got, err := r.CAA(t.Context(), "www.example.test"); dns.ClassOf(err) != class || len(got.Records) > 0 {
 				t.Errorf("%s at %s: %v, %v", class, at, got, err)

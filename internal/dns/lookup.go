@@ -234,15 +234,14 @@ func badName(name, qtype string) *Error {
 	return &Error{Name: clip(name), Type: qtype, Class: BadName, Reason: "not a host name"}
 }
 
-// clip makes a foreign name fit for a message: it was never checked.
+// clip makes a name that was never checked fit for a message: what cannot
+// stand in a host name becomes a question mark.
 func clip(name string) string {
-	out := make([]byte, 0, min(len(name), maxName))
-	for i := 0; i < len(name) && i < maxName; i++ {
-		c := name[i]
-		if c <= ' ' || c > '~' {
-			c = '?'
+	out := []byte(name[:min(len(name), maxName)])
+	for i, c := range out {
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' && c != '*' {
+			out[i] = '?'
 		}
-		out = append(out, c)
 	}
 	return string(out)
 }

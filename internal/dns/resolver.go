@@ -221,10 +221,7 @@ func (r *Resolver) attempt(u *upstream, q question, b *budget) answer {
 		if !b.spend() {
 			return failed(Exhausted, "")
 		}
-		query, err := newQuery(q, step.edns, !step.tcp && !r.cfg.NoMixedCase)
-		if err != nil {
-			return failed(BadName, "")
-		}
+		query := newQuery(q, step.edns, !step.tcp && !r.cfg.NoMixedCase)
 		var got reply
 		if step.tcp {
 			got = u.exchangeTCP(query, deadline)

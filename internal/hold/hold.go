@@ -15,7 +15,6 @@ import (
 	_ "github.com/rogpeppe/go-internal/testscript"
 	_ "github.com/spf13/cobra"
 	_ "github.com/spf13/cobra/doc"
-	_ "github.com/youmark/pkcs8"
 	_ "github.com/zmap/zlint/v3"
 	_ "golang.org/x/crypto/cryptobyte"
 	_ "golang.org/x/crypto/ocsp"

@@ -59,16 +59,18 @@ type derivedKey struct {
 // master key when they do not exist. A passphrase that does not fit is found
 // out here, as a *fault.Error (invalid).
 func OpenFileStore(dir string, pass Passphrase) (*FileStore, error) {
-	if pass.IsZero() {
-		return nil, fault.New(fault.Invalid, "the key store %s needs a passphrase", dir)
-	}
-	if err := openDir(dir); err != nil {
+	s, err := newFileStore(dir, pass)
+	if err != nil {
 		return nil, err
 	}
-	s := &FileStore{dir: dir, pass: pass, derived: make(map[derivedKey][]byte)}
 	text, err := s.read(masterFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		text, err = s.createMaster()
+		var master [masterLen]byte
+		_, _ = rand.Read(master[:]) // cannot fail
+		text, err = s.writeMaster(master[:])
+	}
+	if errors.Is(err, fs.ErrExist) { // another process was faster
+		text, err = s.read(masterFile)
 	}
 	if err != nil {
 		return nil, err
@@ -79,15 +81,62 @@ func OpenFileStore(dir string, pass Passphrase) (*FileStore, error) {
 	return s, nil
 }
 
+// newFileStore returns a store whose directory exists but which has no master
+// key yet.
+func newFileStore(dir string, pass Passphrase) (*FileStore, error) {
+	if pass.IsZero() {
+		return nil, fault.New(fault.Invalid, "the key store %s needs a passphrase", dir)
+	}
+	if err := openDir(dir); err != nil {
+		return nil, err
+	}
+	return &FileStore{dir: dir, pass: pass, derived: make(map[derivedKey][]byte)}, nil
+}
+
+// CopyTo makes a second store in dir, which must not hold one yet, with the
+// same keys and the same master key under another passphrase. It is how a
+// passphrase is changed: copy, then swap the directories while nothing runs;
+// a crash half way leaves the old store as it was.
+func (s *FileStore) CopyTo(ctx context.Context, dir string, pass Passphrase) error {
+	to, err := newFileStore(dir, pass)
+	if err != nil {
+		return err
+	}
+	text, err := to.writeMaster(s.sealer.master[:])
+	if errors.Is(err, fs.ErrExist) {
+		return fault.New(fault.Conflict, "%s already holds a key store", dir)
+	}
+	if err != nil {
+		return err
+	}
+	if err := to.openMaster(text); err != nil {
+		return err
+	}
+	refs, err := s.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		key, err := s.Open(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if _, err := to.Import(ctx, strings.TrimPrefix(ref, fileScheme), key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Sealer returns the sealer under the store's master key.
 func (s *FileStore) Sealer() *Sealer { return s.sealer }
 
 // masterAD is the associated data of the sealed master key.
 const masterAD = "chancery master key"
 
-// createMaster writes a new master key and returns the file's text. When
-// another process was faster, it returns that one's.
-func (s *FileStore) createMaster() ([]byte, error) {
+// writeMaster seals master under the passphrase, with a salt of its own, into
+// the store's directory, and returns the file's text.
+func (s *FileStore) writeMaster(master []byte) ([]byte, error) {
 	k := newKDF()
 	wrapping, err := s.derive(k, 32)
 	if err != nil {
@@ -97,15 +146,9 @@ func (s *FileStore) createMaster() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create master key: %w", err)
 	}
-	var master [masterLen]byte
-	_, _ = rand.Read(master[:]) // cannot fail
-	sealed := append([]byte(k.salt), seal(aead, master[:], []byte(masterAD))...)
+	sealed := append([]byte(k.salt), seal(aead, master, []byte(masterAD))...)
 	text := pem.EncodeToMemory(&pem.Block{Type: pemMaster, Bytes: sealed})
-	err = writeNew(s.dir, masterFile, text)
-	if errors.Is(err, fs.ErrExist) {
-		return s.read(masterFile)
-	}
-	return text, err
+	return text, writeNew(s.dir, masterFile, text)
 }
 
 // openMaster decrypts the master key and takes over the store's salt.

@@ -241,6 +241,36 @@ func TestSealerSurvivesRestart(t *testing.T) {
 	}
 }
 
+func TestCopyToChangesThePassphrase(t *testing.T) {
+	old, dir := openTestStore(t, newDir(t)), newDir(t)
+	var pubs []crypto.PublicKey
+	for _, name := range []string{"a", "b"} {
+		ref, err := old.Create(t.Context(), name, pki.P256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pubs = append(pubs, mustOpen(t, old, ref).Public())
+	}
+	sealed := old.Sealer().Seal([]byte("secret"), nil)
+	pass := testPassphrase(t, "another passphrase")
+	if err := old.CopyTo(t.Context(), dir, pass); err != nil {
+		t.Fatal(err)
+	}
+	wantFault(t, old.CopyTo(t.Context(), dir, pass), fault.Conflict, "already holds")
+	_, err := OpenFileStore(dir, testPassphrase(t, testSecret))
+	wantFault(t, err, fault.Invalid, "passphrase does not open")
+	s, err := OpenFileStore(dir, pass)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !samePublic(mustOpen(t, s, "file:a").Public(), pubs[0]) || !samePublic(mustOpen(t, s, "file:b").Public(), pubs[1]) {
+		t.Error("the copy has other keys")
+	}
+	if secret, err := s.Sealer().Open(sealed, nil); err != nil || string(secret) != "secret" {
+		t.Errorf("the copy opens a sealed secret as %q, %v", secret, err)
+	}
+}
+
 func openssl(t *testing.T, args ...string) []byte {
 	t.Helper()
 	path, err := exec.LookPath("openssl")

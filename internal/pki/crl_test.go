@@ -121,6 +121,61 @@ func TestCRLReadsBack(t *testing.T) {
 	}
 }
 
+func TestCRLEntriesOfBrokenLists(t *testing.T) {
+	ca := newTestCA(t, P256)
+	list := func(entries []byte) []byte {
+		return signCRL(t, ca, CRL{Number: 1, ThisUpdate: testNow, NextUpdate: testNow.Add(time.Hour), Entries: entries})
+	}
+	good := CRLEntry("\x01", testNow, KeyCompromise)
+	badReason := bytes.Clone(good)
+	badReason[len(badReason)-1] = 7
+	for name, der := range map[string][]byte{
+		"nothing":       nil,
+		"not a list":    {0x30, 2, 0x30, 0},
+		"cut off":       list(good)[:60],
+		"reason 7":      list(badReason),
+		"no entry":      list([]byte{5, 0}),
+		"empty entry":   list([]byte{0x30, 0}),
+		"padded serial": list(CRLEntry("\x00\x01", testNow, Unspecified)),
+		"after a good":  list(append(bytes.Clone(good), 0x30, 0)),
+	} {
+		var last error
+		for _, err := range CRLEntries(der) {
+			last = err
+		}
+		if last == nil {
+			t.Errorf("%s: walked without an error", name)
+		}
+	}
+	for range CRLEntries(list(append(bytes.Clone(good), good...))) {
+		break // a caller may stop early
+	}
+}
+
+// TestCRLLengths crosses the limits at which a DER length grows by an octet.
+func TestCRLLengths(t *testing.T) {
+	ca := newTestCA(t, Ed25519)
+	entry := CRLEntry(Serial(bytes.Repeat([]byte{1}, SerialLen)), testNow, KeyCompromise)
+	for _, count := range []int{1, 2, 3, 5, 6, 1300, 1400, 340_000} {
+		der := signCRL(t, ca, CRL{Number: 1, ThisUpdate: testNow, NextUpdate: testNow.Add(time.Hour), Entries: bytes.Repeat(entry, count)})
+		n := 0
+		for _, err := range CRLEntries(der) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != count {
+			t.Errorf("%d entries became %d", count, n)
+		}
+		if count < 10_000 {
+			if list, err := x509.ParseRevocationList(der); err != nil || len(list.RevokedCertificateEntries) != count {
+				t.Errorf("%d entries: %v", count, err)
+			}
+		}
+	}
+}
+
 func TestCRLEntryLeavesOutReasonZero(t *testing.T) {
 	with, without := CRLEntry("\x01", testNow, KeyCompromise), CRLEntry("\x01", testNow, Unspecified)
 	if len(with)-len(without) != reasonExtensionLen || bytes.Contains(without, []byte(oidReason)) {
@@ -199,7 +254,7 @@ func TestOpenSSLHonoursCRLShard(t *testing.T) {
 	}{{nil, ": OK"}, {CRLEntry(leaf.Serial, testNow, KeyCompromise), "certificate revoked"}} {
 		der := signCRL(t, ca, CRL{Number: 1, ThisUpdate: testNow, NextUpdate: testNow.AddDate(0, 0, 7), IDPURL: url, OnlyUserCerts: true, Entries: c.entries})
 		crl := writeFile(t, "crl.pem", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
-		out, _ := exec.Command(opensslPath(t), "verify", "-attime", strconv.FormatInt(testNow.Unix()+60, 10), "-CAfile", root, "-CRLfile", crl, "-crl_check", file).CombinedOutput() // #nosec: fails on purpose
+		out, _ := exec.Command(opensslPath(t), "verify", "-attime", strconv.FormatInt(testNow.Unix()+60, 10), "-CAfile", root, "-CRLfile", crl, "-crl_check", file).CombinedOutput() // fails on purpose
 		if !strings.Contains(string(out), c.want) {
 			t.Errorf("want %q in\n%s", c.want, out)
 		}

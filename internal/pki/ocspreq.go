@@ -3,7 +3,7 @@ package pki
 import (
 	"bytes"
 	"crypto"
-	"crypto/sha1" // #nosec: RFC 5019 clients name issuers by SHA-1; nothing is signed with it
+	"crypto/sha1" // RFC 5019 clients name issuers by SHA-1; nothing is signed with it
 	"crypto/sha256"
 	"errors"
 	"fmt"

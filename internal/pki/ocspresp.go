@@ -1,7 +1,7 @@
 package pki
 
 import (
-	"crypto/sha1" // #nosec: RFC 6960 section 4.2.1 defines the responder's KeyHash with SHA-1
+	"crypto/sha1" // RFC 6960 section 4.2.1 defines the responder's KeyHash with SHA-1
 	"crypto/x509"
 	"errors"
 	"fmt"

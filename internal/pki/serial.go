@@ -13,7 +13,9 @@ import (
 
 // Serial is a certificate serial number: the content octets of its DER
 // INTEGER (big-endian two's complement, shortest form). It is comparable and
-// can be a map key. Serials of our own are always 17 octets with a leading
+// can be a map key. In a database it is a column of octets, []byte(s); in JSON
+// and other text it is the hexadecimal form of Hex (but encoding/json writes
+// map keys raw: use Hex there). Serials of our own are always 17 octets with a leading
 // octet of 0x01..0x7f; those of other CAs can be anything that parses.
 type Serial string
 
@@ -127,6 +129,16 @@ func (s Serial) Hex() string {
 
 // String returns the same as Hex.
 func (s Serial) String() string { return s.Hex() }
+
+// MarshalText returns the same as Hex.
+func (s Serial) MarshalText() ([]byte, error) { return []byte(s.Hex()), nil }
+
+// UnmarshalText reads what ParseSerial reads.
+func (s *Serial) UnmarshalText(text []byte) error {
+	parsed, err := ParseSerial(string(text))
+	*s = parsed
+	return err
+}
 
 // Big returns the value of s.
 func (s Serial) Big() *big.Int {

@@ -3,6 +3,7 @@ package pki
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/big"
@@ -73,6 +74,20 @@ func TestSerialText(t *testing.T) {
 			t.Errorf("%q gave %s", text, s)
 		}
 		wantFault(t, err, fault.Malformed)
+	}
+}
+
+func TestSerialJSON(t *testing.T) {
+	text, err := json.Marshal([]Serial{"\x00\x80", "\x01\xff"})
+	if err != nil || string(text) != `["80","01ff"]` {
+		t.Errorf("%s, %v", text, err)
+	}
+	var back []Serial
+	if err := json.Unmarshal(text, &back); err != nil || len(back) != 2 || back[0] != "\x00\x80" || back[1] != "\x01\xff" {
+		t.Errorf("%q, %v", back, err)
+	}
+	if err := json.Unmarshal([]byte(`["x"]`), &back); !fault.Is(err, fault.Malformed) {
+		t.Errorf("bad text: %v", err)
 	}
 }
 

@@ -5,7 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"crypto/sha1" // #nosec: the published lists of Debian's weak keys are SHA-1 fingerprints
+	"crypto/sha1" // the published lists of Debian's weak keys are SHA-1 fingerprints
 	"encoding/hex"
 	"fmt"
 	"io"

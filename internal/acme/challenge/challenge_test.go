@@ -45,7 +45,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	s := dnstest.Start(t)
-	r, err := dns.New(dns.Config{Servers: []string{s.Addr()}, Timeout: 300 * time.Millisecond, Attempts: 1})
+	r, err := dns.New(dns.Config{Servers: []string{s.Addr()}, Timeout: 600 * time.Millisecond, Attempts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +201,24 @@ func TestHistoryTokenIsNotAPath(t *testing.T) {
 			p, err := v.Validate(t.Context(), req)
 			wantFault(t, p, err, fault.Malformed)
 		}
+	}
+	if n := len(w.dns.Queries()); n != 0 {
+		t.Errorf("%d queries were sent", n)
+	}
+}
+
+// An identifier is a name or an address and nothing that only looks like one.
+func TestIdentifiersAreChecked(t *testing.T) {
+	w := newWorld(t)
+	for _, n := range []string{"Example.test", "example.test.", "a..test", "*.*.test", "<b>.test", "a b.test", "127.0.0.1", "127.1", "0x7f.1", "ex\u00e4mple.test", "a.test/x", "a.test:80", "*."} {
+		for _, v := range all(w) {
+			p, err := v.Validate(t.Context(), request(name(n)))
+			wantFault(t, p, err, fault.Malformed)
+		}
+	}
+	for _, a := range []string{"", "example.test", "127.0.0.1:80", "[::1]", "127.1"} {
+		p, err := challenge.NewHTTP01(w.cfg).Validate(t.Context(), request(ip(a)))
+		wantFault(t, p, err, fault.Malformed)
 	}
 	if n := len(w.dns.Queries()); n != 0 {
 		t.Errorf("%d queries were sent", n)

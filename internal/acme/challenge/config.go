@@ -79,6 +79,9 @@ func check(v Validator, req Request) error {
 	if !v.Supports(req.Identifier) {
 		return fault.New(fault.Malformed, "%s cannot validate the identifier %s", v.Type(), quote(req.Identifier.Value))
 	}
+	if base, _ := split(req.Identifier); base.Type == pki.DNS && !isHostName(base.Value) {
+		return fault.New(fault.Malformed, "the identifier %s is not a DNS name in lower case", quote(base.Value))
+	}
 	if req.AccountURL == "" {
 		return fault.New(fault.Malformed, "a validation needs the account it is for")
 	}
@@ -243,7 +246,9 @@ func explain(e *dns.Error) string {
 		return "not a host name"
 	case dns.Exhausted:
 		return "it takes too many DNS queries to find out; shorten the chain of aliases"
-	default:
-		return "the lookup was interrupted"
 	}
+	if errors.Is(e, context.DeadlineExceeded) {
+		return "no DNS answer in time"
+	}
+	return "the lookup was interrupted"
 }

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"chancery/internal/app"
+	"chancery/internal/config"
+	"chancery/internal/obs"
+)
+
+// newServe is `chancery serve`.
+func newServe(e env) *cobra.Command {
+	var path, readyFile string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run from a configuration file",
+		Long: `Run from a configuration file (see ` + "`chancery config doc`" + `), until told to stop.
+
+The authorities that it names must exist; make them with ` + "`chancery ca init`" + `.`,
+		Example: `  chancery serve --config /etc/chancery/chancery.toml`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(e, path)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), e, cfg, app.Options{ReadyFile: readyFile})
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration `file` (default: $CHANCERY_CONFIG)")
+	cmd.Flags().StringVar(&readyFile, "ready-file", "", "write a JSON `file` with all URLs and the pid when everything serves")
+	return cmd
+}
+
+// newLog makes the logger of a serving process, on standard error.
+func newLog(e env, cfg *config.Config) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		return nil, usagef("log.level %q is not a level", cfg.Log.Level)
+	}
+	return obs.NewLogger(e.stderr, obs.Format(cfg.Log.Format), level), nil
+}

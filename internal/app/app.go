@@ -1,0 +1,309 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"chancery/internal/acme/server"
+	"chancery/internal/api"
+	"chancery/internal/audit"
+	"chancery/internal/ca"
+	"chancery/internal/config"
+	"chancery/internal/db"
+	"chancery/internal/dns"
+	"chancery/internal/fault"
+	"chancery/internal/httpd"
+	"chancery/internal/keys"
+	"chancery/internal/loop"
+	"chancery/internal/obs"
+	"chancery/internal/status"
+)
+
+// Options are what the command line adds to a configuration.
+type Options struct {
+	Build obs.Build
+	Log   *slog.Logger // nil: discard
+
+	// Create makes missing authorities by itself; set by `dev`.
+	Create bool
+
+	// Hosts are names that are never asked in DNS; `dev` adds localhost.
+	Hosts map[string][]netip.Addr
+
+	// ReadyFile, if set, is written when everything serves (see Ready).
+	ReadyFile string
+
+	// OnReady, if set, is called once at the same moment.
+	OnReady func(Ready)
+}
+
+// App is a composed program. Close releases what Run did not.
+type App struct {
+	cfg  *config.Config
+	opts Options
+	log  *slog.Logger
+
+	paths     paths
+	lock      *os.File
+	metrics   *obs.Metrics
+	loops     *loop.Metrics
+	db        *db.DB
+	keys      *keys.FileStore
+	signerLog *keys.SignerLog
+	ca        *ca.Service
+	resolver  *dns.Resolver
+	acme      *server.Server
+	status    *status.Service
+	api       *api.Server
+	https     *httpsCert
+}
+
+// New opens the data directory, the database, the keys and the authorities,
+// and prepares every edge; it listens to nothing yet. On error everything that
+// was opened is closed again.
+func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err error) {
+	if opts.Log == nil {
+		opts.Log = obs.Discard()
+	}
+	a := &App{cfg: cfg, opts: opts, log: opts.Log, metrics: obs.NewMetrics(opts.Build)}
+	a.loops = loop.NewMetrics(a.metrics.Registry)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openEdges} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// openStorage opens the data directory, the database and the key store.
+func (a *App) openStorage(ctx context.Context) (err error) {
+	if a.paths, a.lock, err = openData(a.cfg.Server.Data); err != nil {
+		return err
+	}
+	dc := dbConfig(a.cfg, a.paths)
+	dc.Observe = func(name string, d time.Duration, _ error) { a.metrics.Query(name).Observe(d.Seconds()) }
+	if a.db, err = db.Open(ctx, dc); err != nil {
+		return err
+	}
+	if _, err = a.db.Migrate(ctx, time.Now()); err != nil {
+		return err
+	}
+	if a.keys, err = openKeys(a.cfg, a.paths); err != nil {
+		return err
+	}
+	a.signerLog, err = keys.OpenSignerLog(a.paths.signerLog())
+	return err
+}
+
+// openCA loads the authorities, and makes those that are missing if allowed.
+func (a *App) openCA(ctx context.Context) (err error) {
+	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.keys, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL},
+		SignerLog: a.signerLog.Append, Log: a.log})
+	if err != nil {
+		return err
+	}
+	if err := ensureAuthorities(ctx, a.cfg, a.ca, a.opts.Create); err != nil {
+		return err
+	}
+	return writeFile(a.paths.root(), rootPEM(a.ca), 0o644)
+}
+
+// Close releases everything that New opened.
+func (a *App) Close() error {
+	var errs []error
+	if a.resolver != nil {
+		a.resolver.Close()
+	}
+	if a.db != nil {
+		errs = append(errs, a.db.Close())
+	}
+	if a.signerLog != nil {
+		errs = append(errs, a.signerLog.Close())
+	}
+	if a.lock != nil {
+		errs = append(errs, a.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Run serves until ctx ends, then drains. It closes the App.
+func (a *App) Run(ctx context.Context) error {
+	defer a.Close()
+	listeners, err := a.listen()
+	if err != nil {
+		return err
+	}
+	// Loops outlive the servers by design: what a request in flight needs must
+	// run until the last one is answered.
+	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoops()
+	servers, serveCtx := errgroup.WithContext(ctx)
+	background, _ := errgroup.WithContext(loopCtx)
+	for _, l := range a.backgroundLoops() {
+		background.Go(func() error { return l.Run(loopCtx) })
+	}
+	for _, l := range listeners {
+		servers.Go(func() error { return l.server.Run(serveCtx, l.ln) })
+	}
+	if err := a.serveDebug(serveCtx, servers); err != nil {
+		return err
+	}
+	if err := a.announce(listeners); err != nil {
+		return err
+	}
+	err = servers.Wait()
+	stopLoops()
+	err = errors.Join(err, background.Wait())
+	if a.opts.ReadyFile != "" {
+		err = errors.Join(err, ignoreMissing(os.Remove(a.opts.ReadyFile)))
+	}
+	return err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// listener is an open socket and the server behind it.
+type listener struct {
+	name   string
+	ln     net.Listener
+	server *httpd.Server
+}
+
+// listen opens all sockets before anything is served, so that a taken port
+// stops the start and nothing is half up.
+func (a *App) listen() ([]listener, error) {
+	httpMetrics := httpd.NewMetrics(a.metrics.Registry)
+	secure := httpd.NewMux(httpMetrics)
+	a.acme.Routes(secure)
+	a.api.Routes(secure)
+	plain := httpd.NewMux(httpMetrics)
+	a.status.Routes(plain)
+	s := a.cfg.Server
+	base := httpd.Config{MaxBody: a.cfg.ACME.MaxBody, MaxHeader: int(s.MaxHeader), ReadTimeout: s.ReadTimeout, WriteTimeout: s.WriteTimeout,
+		IdleTimeout: s.IdleTimeout, Grace: s.ShutdownGrace, TrustedProxies: s.TrustedProxies, Log: a.log, Metrics: httpMetrics}
+	var out []listener
+	open := func(name, addr string, cfg httpd.Config) error {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			return fault.Wrap(err, fault.Conflict, "cannot listen on %s for %s; stop what uses it, or choose another address", addr, name)
+		}
+		cfg.Name = name
+		out = append(out, listener{name, ln, httpd.New(cfg)})
+		return nil
+	}
+	https := base
+	https.Handler, https.TLS, https.HTTP2 = secure, a.https.certs.TLS(), s.HTTP2
+	err := open("https", s.Listen, https)
+	if err == nil && s.HTTPListen != "" {
+		http := base
+		http.Handler = plain
+		err = open("http", s.HTTPListen, http)
+	}
+	if err != nil {
+		for _, l := range out {
+			err = errors.Join(err, l.ln.Close())
+		}
+		return nil, err
+	}
+	return out, nil
+}
+
+// serveDebug starts the private listener.
+func (a *App) serveDebug(ctx context.Context, g *errgroup.Group) error {
+	if a.cfg.Server.DebugListen == "" {
+		return nil
+	}
+	d := obs.NewDebug(a.metrics, a.opts.Build, a.log)
+	d.Ready("database", a.db.Ping)
+	d.Ready("authorities", func(context.Context) error {
+		for name := range a.cfg.CA {
+			if _, err := a.ca.Issuing(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	d.Ready("status", a.status.Ready)
+	ln, err := obs.ListenDebug(a.cfg.Server.DebugListen)
+	if err != nil {
+		return fault.Wrap(err, fault.Conflict, "cannot listen on %s for server.debug_listen; stop what uses it, or choose another address", a.cfg.Server.DebugListen)
+	}
+	g.Go(func() error { return d.Serve(ctx, ln) })
+	return nil
+}
+
+// backgroundLoops lists every loop of the process.
+func (a *App) backgroundLoops() []loop.Every {
+	every := func(name string, interval time.Duration, tick loop.Tick) loop.Every {
+		return loop.Every{Name: name, Interval: interval, Tick: tick, Log: a.log, Metrics: a.loops}
+	}
+	loops := []loop.Every{
+		every("audit.sequence", 300*time.Millisecond, func(ctx context.Context) (loop.Count, error) {
+			n, err := audit.Sequence(ctx, a.db, sequenceBatch)
+			return loop.Count{Claimed: n, Done: n, More: n == sequenceBatch}, err
+		}),
+		every("ca.reload", 15*time.Second, func(ctx context.Context) (loop.Count, error) {
+			return loop.Count{}, a.ca.Reload(ctx)
+		}),
+		every("ca.recover", time.Minute, func(ctx context.Context) (loop.Count, error) {
+			n, err := a.ca.Recover(ctx, time.Now().Add(-claimLease))
+			return loop.Count{Claimed: n, Done: n}, err
+		}),
+		every("acme.recover", 5*time.Second, func(ctx context.Context) (loop.Count, error) {
+			n, err := a.acme.Recover(ctx, time.Now().Add(-claimLease))
+			return loop.Count{Claimed: n, Done: n}, err
+		}),
+		every("acme.expire", 10*time.Minute, func(ctx context.Context) (loop.Count, error) {
+			return a.acme.Expire(ctx, time.Now())
+		}),
+		every("app.https_certificate", time.Hour, a.https.tick),
+	}
+	return append(loops, a.status.Loops()...)
+}
+
+const (
+	// sequenceBatch is the most journal entries placed in one transaction.
+	sequenceBatch = 1000
+	// claimLease is how long an issuance may be under way before another
+	// replica takes its order over.
+	claimLease = 30 * time.Second
+)
+
+// recoverNow resumes what a crash of this process left behind. On SQLite
+// nobody else can be at work, so no lease has to run out first.
+func (a *App) recoverNow(ctx context.Context) error {
+	before := time.Now()
+	if a.db.Engine() != db.SQLite {
+		before = before.Add(-claimLease)
+	}
+	n, err := a.acme.Recover(ctx, before)
+	if err != nil {
+		return fmt.Errorf("recover orders: %w", err)
+	}
+	m, err := a.ca.Recover(ctx, before)
+	if err != nil {
+		return fmt.Errorf("recover serials: %w", err)
+	}
+	if n+m > 0 {
+		a.log.InfoContext(ctx, "recovered interrupted issuances", "orders", n, "serials", m)
+	}
+	return nil
+}
