@@ -25,6 +25,32 @@ var (
 
 // accessTable holds one row for each operation. New fails when one is missing.
 var accessTable = map[string]access{
+	"list-certificates":    listing,
+	"get-certificate":      viewer,
+	"download-certificate": viewer,
+	"revoke-certificate":   admin,
+	"revoke-certificates":  admin,
+
+	"list-authorities":       listing,
+	"get-authority":          viewer,
+	"create-root":            admin,
+	"create-issuing":         admin,
+	"request-issuing":        admin,
+	"import-issuing":         admin,
+	"cross-sign-authority":   admin,
+	"sign-authority-request": admin,
+	"retire-authority":       admin,
+
+	"list-profiles": listing,
+	"get-profile":   viewer,
+
+	"list-tokens":  admin,
+	"create-token": admin,
+	"revoke-token": admin,
+
+	"list-journal":   viewer,
+	"verify-journal": viewer,
+
 	"get-health":  public,
 	"get-version": public,
 	"get-summary": viewer,

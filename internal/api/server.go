@@ -39,13 +39,14 @@ type Config struct {
 
 // Server is the control plane's edge. It is safe for concurrent use.
 type Server struct {
-	cfg    Config
-	log    *slog.Logger
-	huma   huma.API
-	routes []route
-	tokens tokenCache
-	stamp  stamp
-	spec   func() ([]byte, error) // the OpenAPI document, made once
+	cfg       Config
+	log       *slog.Logger
+	huma      huma.API
+	routes    []route
+	tokens    tokenCache
+	stamp     stamp
+	verifying sync.Mutex             // held by the one verify-journal that runs
+	spec      func() ([]byte, error) // the OpenAPI document, made once
 }
 
 // route is one operation on its way into the mux.
@@ -76,6 +77,12 @@ func New(cfg Config) (*Server, error) {
 
 // registerAll is the table of contents of the API.
 func (s *Server) registerAll() {
+	s.certificates()
+	s.revocations()
+	s.authorities()
+	s.profiles()
+	s.tokenOperations()
+	s.journal()
 	s.about()
 }
 
@@ -117,7 +124,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 	}
 }
 
-// registered adds an operation whose handler returns typed output.
+// register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
 	op.Path = Prefix + op.Path
 	op.Responses = s.errorResponse()
@@ -153,6 +160,9 @@ func (s *Server) checkAccess() error {
 	}
 	return nil
 }
+
+// defaultRetry is what a refusal for lack of means tells the client.
+const defaultRetry = 5 * time.Second
 
 // now is the instant of a request.
 func now() time.Time { return time.Now().UTC() }
