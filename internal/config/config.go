@@ -237,9 +237,6 @@ type Validation struct {
 	// Longest time for one whole validation attempt.
 	Timeout time.Duration `toml:"timeout"`
 
-	// Most redirects followed by http-01.
-	MaxRedirects int `toml:"max_redirects" min:"0" max:"20"`
-
 	// Most validations at once. More wait; when too many wait, orders are
 	// answered 503.
 	Workers int `toml:"workers" min:"1" max:"10000"`

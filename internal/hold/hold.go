@@ -16,6 +16,8 @@ import (
 	_ "github.com/spf13/cobra"
 	_ "github.com/spf13/cobra/doc"
 	_ "github.com/zmap/zlint/v3"
+	_ "github.com/nats-io/nats-server/v2/server"
+	_ "github.com/nats-io/nats.go/jetstream"
 	_ "golang.org/x/crypto/cryptobyte"
 	_ "golang.org/x/crypto/ocsp"
 	_ "golang.org/x/mod/sumdb/tlog"
