@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"chancery/internal/acme"
+	"chancery/internal/acme/challenge"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
+	"chancery/internal/keys"
 )
 
 // stuckAfter is how long an order may be in processing (invariant I6).
@@ -23,23 +26,27 @@ var qWalkAuthz = db.SQL("acme.walk_authorizations", `SELECT `+authzColumns+` FRO
 // Check verifies this package's share of the invariants of issuance over one
 // state of the database: I6 (no order is stuck in processing) and I3 (a valid
 // authorization has a proof that a validator made, for exactly its identifier
-// and account, and a valid order has the certificate that its names say). err
-// is only for a failure to read.
-func (s *Server) Check(ctx context.Context, q db.Q, now time.Time, report func(ca.Finding)) error {
-	if err := s.checkOrders(ctx, q, now, report); err != nil {
+// and account, and a valid order has the certificate that its names say).
+// secrets are those of Config. err is only for a failure to read.
+func Check(ctx context.Context, q db.Q, secrets *keys.Sealer, now time.Time, report func(ca.Finding)) error {
+	proofs, err := proofSealer(secrets)
+	if err != nil {
 		return err
 	}
-	return s.checkAuthzs(ctx, q, report)
+	if err := checkOrders(ctx, q, now, report); err != nil {
+		return err
+	}
+	return checkAuthzs(ctx, q, proofs, report)
 }
 
-func (s *Server) checkOrders(ctx context.Context, q db.Q, now time.Time, report func(ca.Finding)) error {
+func checkOrders(ctx context.Context, q db.Q, now time.Time, report func(ca.Finding)) error {
 	for after := ""; ; {
 		page, err := ListOrders(ctx, q, after, checkPage)
 		if err != nil || len(page) == 0 {
 			return err
 		}
 		for i := range page {
-			if err := s.checkOrder(ctx, q, &page[i], now, report); err != nil {
+			if err := checkOrder(ctx, q, &page[i], now, report); err != nil {
 				return err
 			}
 		}
@@ -47,7 +54,7 @@ func (s *Server) checkOrders(ctx context.Context, q db.Q, now time.Time, report 
 	}
 }
 
-func (s *Server) checkOrder(ctx context.Context, q db.Q, o *Order, now time.Time, report func(ca.Finding)) error {
+func checkOrder(ctx context.Context, q db.Q, o *Order, now time.Time, report func(ca.Finding)) error {
 	bad := func(invariant, format string, args ...any) {
 		report(ca.Finding{Invariant: invariant, Subject: "order:" + o.ID, Problem: fmt.Sprintf(format, args...)})
 	}
@@ -83,7 +90,7 @@ func (s *Server) checkOrder(ctx context.Context, q db.Q, o *Order, now time.Time
 	return nil
 }
 
-func (s *Server) checkAuthzs(ctx context.Context, q db.Q, report func(ca.Finding)) error {
+func checkAuthzs(ctx context.Context, q db.Q, proofs *challenge.Sealer, report func(ca.Finding)) error {
 	after := ""
 	for {
 		n := 0
@@ -93,7 +100,7 @@ func (s *Server) checkAuthzs(ctx context.Context, q db.Q, report func(ca.Finding
 				return err
 			}
 			n, after = n+1, z.ID
-			s.checkAuthz(&z, report)
+			checkAuthz(&z, proofs, report)
 			return nil
 		}, after, checkPage)
 		if err != nil || n < checkPage {
@@ -102,20 +109,21 @@ func (s *Server) checkAuthzs(ctx context.Context, q db.Q, report func(ca.Finding
 	}
 }
 
-// checkAuthz verifies the proof of a valid authorization.
-func (s *Server) checkAuthz(z *Authorization, report func(ca.Finding)) {
-	a := s.cas[z.CA]
-	if z.State != acme.AuthorizationValid || a == nil {
+// checkAuthz verifies the proof of a valid authorization. The base URL may
+// have changed since, so of the account's URL only the path counts.
+func checkAuthz(z *Authorization, proofs *challenge.Sealer, report func(ca.Finding)) {
+	if z.State != acme.AuthorizationValid {
 		return
 	}
 	bad := func(problem string) {
 		report(ca.Finding{Invariant: "I3", Subject: "authorization:" + z.ID, Problem: problem})
 	}
-	proof, err := s.proofs.Open(z.Proof)
+	proof, err := proofs.Open(z.Proof)
 	switch {
 	case err != nil:
 		bad("it is valid without a proof that a validator made: " + err.Error())
-	case !proof.Covers(z.Identifier, a.accountURL(z.AccountID)) || proof.Method() != z.Method:
+	case !strings.HasSuffix(proof.AccountURL(), "/acme/"+z.CA+accountDir+z.AccountID),
+		!proof.Covers(z.Identifier, proof.AccountURL()), proof.Method() != z.Method:
 		bad("its proof is about another identifier, account or method")
 	}
 }

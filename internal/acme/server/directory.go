@@ -104,10 +104,14 @@ func (a *authority) object() *acme.Directory {
 
 // URLs of resources. Identifiers are those of package db, so nothing in a path
 // needs escaping.
-func (a *authority) accountURL(id string) string { return a.base + "/account/" + id }
-func (a *authority) orderURL(id string) string   { return a.base + "/order/" + id }
-func (a *authority) authzURL(id string) string   { return a.base + "/authz/" + id }
-func (a *authority) certURL(id string) string    { return a.base + "/certificate/" + id }
+func (a *authority) accountURL(id string) string { return a.base + accountDir + id }
+
+// accountDir lies between a directory's base and an account's id.
+const accountDir = "/account/"
+
+func (a *authority) orderURL(id string) string { return a.base + "/order/" + id }
+func (a *authority) authzURL(id string) string { return a.base + "/authz/" + id }
+func (a *authority) certURL(id string) string  { return a.base + "/certificate/" + id }
 func (a *authority) challengeURL(authz string, t challenge.Type) string {
 	return a.base + "/challenge/" + authz + "/" + string(t)
 }

@@ -195,8 +195,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	cfg.defaults()
-	key := cfg.Secrets.Key("acme proof")
-	proofs, err := challenge.NewSealer(key[:])
+	proofs, err := proofSealer(cfg.Secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -213,6 +212,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// proofSealer returns the sealer of proofs in the database.
+func proofSealer(secrets *keys.Sealer) (*challenge.Sealer, error) {
+	key := secrets.Key("acme proof")
+	return challenge.NewSealer(key[:])
 }
 
 // Close breaks off running validations and waits for them. Their challenges

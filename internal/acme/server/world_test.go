@@ -281,7 +281,7 @@ func (w *world) mustHold(t testing.TB) {
 	if _, _, err := ca.Check(context.Background(), w.db.Read(), nil, report); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Check(context.Background(), w.db.Read(), time.Now(), report); err != nil {
+	if err := server.Check(context.Background(), w.db.Read(), w.secret, time.Now(), report); err != nil {
 		t.Fatal(err)
 	}
 }
