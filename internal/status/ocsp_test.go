@@ -357,7 +357,9 @@ func TestDelegatedResponder(t *testing.T) {
 }
 
 // certWith is a certificate of which only the serial matters.
-func certWith(serial pki.Serial) *x509.Certificate { return &x509.Certificate{SerialNumber: serial.Big()} }
+func certWith(serial pki.Serial) *x509.Certificate {
+	return &x509.Certificate{SerialNumber: serial.Big()}
+}
 
 // TestRefreshIsSpreadAndTimely goes through ten days, hour by hour.
 func TestRefreshIsSpreadAndTimely(t *testing.T) {
