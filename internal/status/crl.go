@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -258,6 +259,9 @@ func (s *Service) buildDue(ctx context.Context, b *book, now time.Time, list []*
 		if err == nil {
 			next, err = s.build(ctx, b, c, signer, now)
 		}
+		if errors.Is(err, errBehind) {
+			continue // the next tick knows more
+		}
 		if err != nil {
 			n.Failed++
 			c.failed(now)
@@ -319,12 +323,26 @@ func (s *Service) build(ctx context.Context, b *book, c *crl, signer *ca.Authori
 	}
 	p.setDER(pki.AssembleCRL(tbs, signer.KeyType, sig))
 	next := &candidate{crl: c, auth: signer, prev: prev, next: p, known: known}
-	if err := s.checkNext(ctx, next); err != nil {
+	err = s.checkNext(ctx, next)
+	if errors.Is(err, errLost) && now.Sub(prev.thisUpdate) < behind {
+		return nil, errBehind
+	}
+	if err != nil {
 		s.metrics.crlRefused.Inc()
 		return nil, err
 	}
 	return next, nil
 }
+
+// behind is how long this process may take to hear of a revocation that is on
+// a list of another replica already. A list of its own would lack it, so it
+// waits; what is still missing after that was lost.
+const behind = 10 * time.Second
+
+var (
+	errLost   = errors.New("refuse CRL: it lost entries that have not expired")
+	errBehind = errors.New("another replica published what is not known here yet")
+)
 
 var qExpiry = db.SQL("status.list_expiry", `SELECT serial, not_after FROM certificate WHERE authority_id = $1 AND serial = ANY($2::text[])`)
 
@@ -355,7 +373,7 @@ func (s *Service) checkNext(ctx context.Context, n *candidate) error {
 		return fmt.Errorf("read expiry of entries: %w", err)
 	}
 	for serial := range missing {
-		return fmt.Errorf("refuse CRL: it lost %d unexpired entries, serial %s among them", len(missing), serial)
+		return fmt.Errorf("%w: %d, serial %s among them", errLost, len(missing), serial)
 	}
 	return nil
 }
