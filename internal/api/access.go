@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/token"
 )
@@ -55,6 +56,12 @@ var accessTable = map[string]access{
 	"get-version": public,
 	"get-summary": viewer,
 	"get-openapi": public,
+}
+
+// EnsureAdminToken makes sure that the file at path holds a working admin
+// token, and reports whether it wrote a new one; see token.EnsureAdmin.
+func EnsureAdminToken(ctx context.Context, d *db.DB, path string) (created bool, err error) {
+	return token.EnsureAdmin(ctx, d, path, now())
 }
 
 // caller is who sent a request.

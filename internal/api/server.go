@@ -56,7 +56,8 @@ type route struct {
 	handle func(huma.Context)
 }
 
-// maxBody caps request bodies, in bytes: chains of ML-DSA certificates fit.
+// maxBody caps request bodies, in bytes: chains of ML-DSA certificates fit. The
+// library counts them; the platform's own cap is the safety net.
 const maxBody = 256 << 10
 
 // New returns the control plane with every operation registered.
@@ -90,7 +91,7 @@ func (s *Server) registerAll() {
 func (s *Server) Routes(mux *httpd.Mux) {
 	g := mux.Group(httpd.OwnTypes, nil)
 	for _, rt := range s.routes {
-		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), maxBody)
+		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*maxBody)
 	}
 }
 
@@ -126,7 +127,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 
 // register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
-	op.Path = Prefix + op.Path
+	op.Path, op.MaxBodyBytes = Prefix+op.Path, maxBody
 	op.Responses = s.errorResponse()
 	if need := accessTable[op.OperationID]; need.role != "" {
 		op.Security = []map[string][]string{{"bearer": {}}}

@@ -106,9 +106,19 @@ func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error
 func (e *liteEngine) closeReaders(n int) error {
 	var err error
 	for range n {
-		err = errors.Join(err, (<-e.readers).c.Close())
+		err = errors.Join(err, (<-e.readers).close())
 	}
 	return err
+}
+
+// close finalizes what was prepared, without which SQLite keeps the
+// connection, and then closes it.
+func (c *liteConn) close() error {
+	var err error
+	for _, st := range c.stmts {
+		err = errors.Join(err, st.Finalize())
+	}
+	return errors.Join(err, c.c.Close())
 }
 
 func (e *liteEngine) close() error {
@@ -161,7 +171,7 @@ func (e *liteEngine) enqueue(w *liteWrite) error {
 // timer is needed.
 func (e *liteEngine) writer(c *liteConn) {
 	defer close(e.stopped)
-	defer c.c.Close()
+	defer c.close() // commits have long been answered: nobody is left to tell
 	batch := make([]*liteWrite, 0, e.batch)
 	for w := range e.queue {
 		batch = append(batch[:0], w)
@@ -418,6 +428,8 @@ func (e *liteEngine) acquire(ctx context.Context) (*liteConn, error) {
 	select {
 	case c := <-e.readers:
 		return c, nil
+	case <-e.stopped:
+		return nil, unavailable(errors.New("database is closed"))
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
