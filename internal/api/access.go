@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 
-	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/token"
 )
@@ -42,8 +41,17 @@ var accessTable = map[string]access{
 	"sign-authority-request": admin,
 	"retire-authority":       admin,
 
-	"list-profiles": listing,
+	"list-profiles": viewer,
 	"get-profile":   viewer,
+
+	"list-accounts":      viewer,
+	"get-account":        viewer,
+	"deactivate-account": admin,
+	"list-orders":        viewer,
+	"get-order":          viewer,
+	"list-eab-keys":      admin,
+	"create-eab-key":     admin,
+	"revoke-eab-key":     admin,
 
 	"list-tokens":  admin,
 	"create-token": admin,
@@ -56,12 +64,6 @@ var accessTable = map[string]access{
 	"get-version": public,
 	"get-summary": viewer,
 	"get-openapi": public,
-}
-
-// EnsureAdminToken makes sure that the file at path holds a working admin
-// token, and reports whether it wrote a new one; see token.EnsureAdmin.
-func EnsureAdminToken(ctx context.Context, d *db.DB, path string) (created bool, err error) {
-	return token.EnsureAdmin(ctx, d, path, now())
 }
 
 // caller is who sent a request.

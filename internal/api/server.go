@@ -11,9 +11,11 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"chancery/internal/acme/server"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/httpd"
+	"chancery/internal/keys"
 	"chancery/internal/obs"
 )
 
@@ -25,6 +27,12 @@ type Config struct {
 	// Profiles are the registered profiles by name, as ca.Service.Register
 	// returns them.
 	Profiles map[string]*ca.Profile
+
+	// ACME is the server whose accounts are deactivated here.
+	ACME *server.Server
+
+	// Secrets seals what is stored encrypted: external account binding keys.
+	Secrets *keys.Sealer
 
 	// Build says which program answers.
 	Build obs.Build
@@ -82,6 +90,7 @@ func (s *Server) registerAll() {
 	s.revocations()
 	s.authorities()
 	s.profiles()
+	s.acme()
 	s.tokenOperations()
 	s.journal()
 	s.about()

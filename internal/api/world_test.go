@@ -17,11 +17,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/server"
 	"chancery/internal/api"
 	"chancery/internal/api/client"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
+	"chancery/internal/dns"
 	"chancery/internal/httpd"
 	"chancery/internal/keys"
 	"chancery/internal/obs"
@@ -99,8 +102,20 @@ func newWorld(t *testing.T, url string) *world {
 	_, err = w.ca.CreateIssuing(ctx, root.ID, ca.Spec{CA: "default", KeyType: pki.P256}, "test")
 	check(t, err)
 
+	names, err := dns.New(dns.Config{Servers: []string{"127.0.0.1:1"}})
+	check(t, err)
+	common := challenge.Config{Resolver: names}
+	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common))
+	check(t, err)
+	caa, err := challenge.NewCAA(challenge.CAAConfig{Resolver: names, Domains: []string{"localhost"}})
+	check(t, err)
+	acme, err := server.New(server.Config{DB: w.db, Issuer: w.ca, Secrets: store.Sealer(), Validators: validators, BaseURL: "https://localhost",
+		CAs: map[string]server.CA{"default": {CAA: caa, Profiles: []server.Profile{{Profile: w.tls, Challenges: []challenge.Type{challenge.HTTP01}}}}}})
+	check(t, err)
+	t.Cleanup(func() { acme.Close() })
+
 	log := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := api.New(api.Config{DB: w.db, CA: w.ca, Profiles: profiles, Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log})
+	s, err := api.New(api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log})
 	check(t, err)
 	w.serve(t, s, log)
 	return w
