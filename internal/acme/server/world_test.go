@@ -223,8 +223,9 @@ func (w *world) caConfig(t testing.TB, r *dns.Resolver) server.CA {
 		t.Fatal(err)
 	}
 	types := []challenge.Type{challenge.HTTP01, challenge.DNS01, challenge.TLSALPN01}
+	registered["short"].Wildcard = false
 	return server.CA{CAA: caa, CAAIdentities: []string{"ca.test"}, DefaultProfile: "tls", Profiles: []server.Profile{
-		{Profile: registered["tls"], Challenges: types, Wildcards: true},
+		{Profile: registered["tls"], Challenges: types},
 		{Profile: registered["short"], Challenges: types[:1]},
 	}}
 }
