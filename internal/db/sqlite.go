@@ -504,11 +504,17 @@ func (e *liteEngine) explain(ctx context.Context, s *Stmt) (string, error) {
 		return "", err
 	}
 	defer func() { e.readers <- c }()
+	st, _, err := c.c.PrepareTransient("EXPLAIN QUERY PLAN " + s.sqlite) // parameters stay NULL
+	if err != nil {
+		return "", sqliteError(s.Name, err)
+	}
+	defer st.Finalize()
 	var plan strings.Builder
-	err = sqlitex.ExecuteTransient(c.c, "EXPLAIN QUERY PLAN "+s.sqlite, &sqlitex.ExecOptions{
-		ResultFunc: func(st *sqlite.Stmt) error {
-			plan.WriteString(st.ColumnText(3) + "\n")
-			return nil
-		}})
-	return plan.String(), sqliteError(s.Name, err)
+	for {
+		row, err := st.Step()
+		if err != nil || !row {
+			return plan.String(), sqliteError(s.Name, err)
+		}
+		plan.WriteString(st.ColumnText(3) + "\n")
+	}
 }
