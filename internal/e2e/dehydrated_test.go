@@ -33,7 +33,7 @@ func TestDehydrated(t *testing.T) {
 	if first.cert.SerialNumber.Cmp(second.cert.SerialNumber) == 0 {
 		t.Error("the renewed certificate has the serial of the first")
 	}
-	call("--revoke", first.leaf)
+	call("--revoke", first.copy(t))
 	first.agree(t, revoked)
 	second.agree(t, good)
 	p.stop()

@@ -254,7 +254,7 @@ func TestBadConfiguration(t *testing.T) {
 		"wrong type":   {"[acme]\nmax_names = \"many\"\n", "acme.max_names"},
 		"out of range": {"[acme]\nmax_names = 0\n", "acme.max_names"},
 		"no such word": {"[log]\nlevel = \"loud\"\n", "log.level"},
-		"not TOML":     {"[server\n", "line 1"},
+		"not TOML":     {"[server\n", "chancery.toml:"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := writeFile(t, filepath.Join(t.TempDir(), "chancery.toml"), c.text, 0o644)

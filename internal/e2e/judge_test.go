@@ -45,6 +45,13 @@ func (s *site) judge(t testing.TB, chain string, names ...string) *issued {
 	return c
 }
 
+// copy writes the certificate once more, for clients that move what they
+// revoke.
+func (c *issued) copy(t testing.TB) string {
+	t.Helper()
+	return writeFile(t, filepath.Join(t.TempDir(), "copy.pem"), readFile(t, c.leaf), 0o644)
+}
+
 func pemBlocks(t testing.TB, text string) (blocks []*pem.Block) {
 	t.Helper()
 	for rest := []byte(text); ; {

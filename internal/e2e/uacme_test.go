@@ -43,7 +43,7 @@ func TestUacme(t *testing.T) {
 	if first.cert.SerialNumber.Cmp(second.cert.SerialNumber) == 0 {
 		t.Error("the renewed certificate has the serial of the first")
 	}
-	call("--reason", "4", "revoke", first.leaf)
+	call("--reason", "4", "revoke", first.copy(t))
 	first.agree(t, revoked)
 	second.agree(t, good)
 	p.stop()
