@@ -51,7 +51,12 @@ func (s *Server) about() {
 		Summary: "This document"}, s.getOpenAPI)
 }
 
+// healthTime is how long the database may take to say that it is well.
+const healthTime = 2 * time.Second
+
 func (s *Server) getHealth(ctx context.Context, _ *struct{}) (*bodyOf[Health], error) {
+	ctx, cancel := context.WithTimeout(ctx, healthTime)
+	defer cancel()
 	// A read, not db.Ping: that writes on a broken SQLite, and a GET must not.
 	if _, err := s.cfg.DB.Version(ctx); err != nil {
 		return nil, fault.Wrap(err, fault.Unavailable, "the database does not answer").Retry(5 * time.Second)

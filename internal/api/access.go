@@ -41,8 +41,17 @@ var accessTable = map[string]access{
 	"sign-authority-request": admin,
 	"retire-authority":       admin,
 
-	"list-profiles": listing,
+	"list-profiles": viewer,
 	"get-profile":   viewer,
+
+	"list-accounts":      viewer,
+	"get-account":        viewer,
+	"deactivate-account": admin,
+	"list-orders":        viewer,
+	"get-order":          viewer,
+	"list-eab-keys":      admin,
+	"create-eab-key":     admin,
+	"revoke-eab-key":     admin,
 
 	"list-tokens":  admin,
 	"create-token": admin,

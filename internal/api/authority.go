@@ -70,7 +70,7 @@ func viewAuthority(a *ca.Authority) Authority {
 	return v
 }
 
-func (s *Server) listAuthorities(_ context.Context, in *listInput) (*pageOf[Authority], error) {
+func (s *Server) listAuthorities(_ context.Context, in *ListInput) (*pageOf[Authority], error) {
 	key := func(a **ca.Authority) string { return (*a).ID }
 	return pageOfAll(s.cfg.CA.Authorities(), in, key, func(a **ca.Authority) Authority { return viewAuthority(*a) })
 }
@@ -85,7 +85,7 @@ func (s *Server) authority(id string) (*ca.Authority, error) {
 	return nil, fault.New(fault.NotFound, "there is no authority %.64q; `chancery ca list` shows them", id)
 }
 
-func (s *Server) getAuthority(_ context.Context, in *idInput) (*bodyOf[Authority], error) {
+func (s *Server) getAuthority(_ context.Context, in *IDInput) (*bodyOf[Authority], error) {
 	a, err := s.authority(in.ID)
 	if err != nil {
 		return nil, err
@@ -195,7 +195,7 @@ func (s *Server) requestIssuing(ctx context.Context, in *specInput) (*bodyOf[Aut
 }
 
 type chainInput struct {
-	idInput
+	IDInput
 	Body struct {
 		Chain string `json:"chain" maxLength:"200000" doc:"PEM: the authority's certificate first, then those between it and its root"`
 	}
@@ -231,7 +231,7 @@ func (s *Server) crossSign(ctx context.Context, in *chainInput) (*bodyOf[Authori
 }
 
 type signInput struct {
-	idInput
+	IDInput
 	Body struct {
 		CSR    string `json:"csr" maxLength:"65536" doc:"PEM of the request"`
 		Period string `json:"period,omitempty" maxLength:"32" doc:"Life of the certificate, such as 3650d; 10 years when it is not given"`
@@ -265,7 +265,7 @@ func (s *Server) signRequest(ctx context.Context, in *signInput) (*bodyOf[Signed
 	return &bodyOf[Signed]{Signed{ID: c.ID, Chain: string(pki.EncodeChain(c.DER))}}, nil
 }
 
-func (s *Server) retireAuthority(ctx context.Context, in *idInput) (*bodyOf[Authority], error) {
+func (s *Server) retireAuthority(ctx context.Context, in *IDInput) (*bodyOf[Authority], error) {
 	a, err := s.authority(in.ID)
 	if err != nil {
 		return nil, err

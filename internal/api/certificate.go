@@ -86,7 +86,7 @@ const queryHelp = `The query q is a list of terms, all of which must fit: a name
 A listing by name comes in the order of names, one with expires: by notAfter, any other newest first.`
 
 type listCertificatesInput struct {
-	listInput
+	ListInput
 	Query string `query:"q" maxLength:"1024" doc:"See above" example:"*.example.com status:issued expires:<14d"`
 }
 
@@ -125,11 +125,11 @@ func instant(t time.Time) *time.Time {
 	return &t
 }
 
-type idInput struct {
+type IDInput struct {
 	ID string `path:"id" maxLength:"128"`
 }
 
-func (s *Server) getCertificate(ctx context.Context, in *idInput) (*bodyOf[CertificateDetail], error) {
+func (s *Server) getCertificate(ctx context.Context, in *IDInput) (*bodyOf[CertificateDetail], error) {
 	c, err := ca.Get(ctx, s.cfg.DB.Read(), in.ID)
 	if err != nil {
 		return nil, err
@@ -184,7 +184,7 @@ func viewEvent(r *audit.Record) Event {
 }
 
 type downloadInput struct {
-	idInput
+	IDInput
 	Format string `query:"format" enum:"chain,pem,der" default:"chain" doc:"chain: PEM with the intermediates; pem: the certificate alone; der: the same in DER"`
 }
 

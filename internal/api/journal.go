@@ -20,7 +20,7 @@ func (s *Server) journal() {
 }
 
 type listJournalInput struct {
-	listInput
+	ListInput
 	Subject string `query:"subject" maxLength:"256" doc:"Only entries about it" example:"certificate:06d1..."`
 }
 

@@ -11,8 +11,8 @@ import (
 // maxPage is the largest page of any list.
 const maxPage = 1000
 
-// listInput are the parameters that every list has.
-type listInput struct {
+// ListInput are the parameters that every list has.
+type ListInput struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"50" doc:"At most so many items"`
 	Cursor string `query:"cursor" maxLength:"2048" doc:"next of the page before; none for the first page"`
 }
@@ -40,7 +40,7 @@ func pageFrom[R, T any](rows []R, limit int, key func(*R) string, view func(*R) 
 }
 
 // pageOfAll is a page of a list that is in memory, ordered by key.
-func pageOfAll[R, T any](all []R, in *listInput, key func(*R) string, view func(*R) T) (*pageOf[T], error) {
+func pageOfAll[R, T any](all []R, in *ListInput, key func(*R) string, view func(*R) T) (*pageOf[T], error) {
 	after, err := decodeKey(in.Cursor)
 	if err != nil {
 		return nil, err

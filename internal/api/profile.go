@@ -49,12 +49,12 @@ func viewProfile(p *ca.Profile) Profile {
 	return v
 }
 
-func (s *Server) listProfiles(_ context.Context, in *listInput) (*pageOf[Profile], error) {
+func (s *Server) listProfiles(_ context.Context, in *ListInput) (*pageOf[Profile], error) {
 	names := slices.Sorted(maps.Keys(s.cfg.Profiles))
 	return pageOfAll(names, in, func(n *string) string { return *n }, func(n *string) Profile { return viewProfile(s.cfg.Profiles[*n]) })
 }
 
-func (s *Server) getProfile(ctx context.Context, in *idInput) (*bodyOf[Profile], error) {
+func (s *Server) getProfile(ctx context.Context, in *IDInput) (*bodyOf[Profile], error) {
 	if p := s.cfg.Profiles[in.ID]; p != nil {
 		return &bodyOf[Profile]{viewProfile(p)}, nil
 	}

@@ -60,7 +60,7 @@ func parseReason(text string) (pki.Reason, error) {
 }
 
 type revokeInput struct {
-	idInput
+	IDInput
 	Body struct {
 		Reason   string `json:"reason,omitempty" default:"unspecified" maxLength:"32" doc:"unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn, or its number"`
 		BlockKey bool   `json:"block_key,omitempty" doc:"Also refuse its key for ever; with keyCompromise only"`

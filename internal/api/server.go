@@ -11,9 +11,11 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"chancery/internal/acme/server"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/httpd"
+	"chancery/internal/keys"
 	"chancery/internal/obs"
 )
 
@@ -25,6 +27,12 @@ type Config struct {
 	// Profiles are the registered profiles by name, as ca.Service.Register
 	// returns them.
 	Profiles map[string]*ca.Profile
+
+	// ACME is the server whose accounts are deactivated here.
+	ACME *server.Server
+
+	// Secrets seals what is stored encrypted: external account binding keys.
+	Secrets *keys.Sealer
 
 	// Build says which program answers.
 	Build obs.Build
@@ -56,7 +64,8 @@ type route struct {
 	handle func(huma.Context)
 }
 
-// maxBody caps request bodies, in bytes: chains of ML-DSA certificates fit.
+// maxBody caps request bodies, in bytes: chains of ML-DSA certificates fit. The
+// library counts them; the platform's own cap is the safety net.
 const maxBody = 256 << 10
 
 // New returns the control plane with every operation registered.
@@ -81,6 +90,7 @@ func (s *Server) registerAll() {
 	s.revocations()
 	s.authorities()
 	s.profiles()
+	s.acme()
 	s.tokenOperations()
 	s.journal()
 	s.about()
@@ -90,7 +100,7 @@ func (s *Server) registerAll() {
 func (s *Server) Routes(mux *httpd.Mux) {
 	g := mux.Group(httpd.OwnTypes, nil)
 	for _, rt := range s.routes {
-		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), maxBody)
+		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*maxBody)
 	}
 }
 
@@ -126,7 +136,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 
 // register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
-	op.Path = Prefix + op.Path
+	op.Path, op.MaxBodyBytes = Prefix+op.Path, maxBody
 	op.Responses = s.errorResponse()
 	if need := accessTable[op.OperationID]; need.role != "" {
 		op.Security = []map[string][]string{{"bearer": {}}}

@@ -38,7 +38,7 @@ func viewToken(t *token.Token) Token {
 	return Token{ID: t.ID, Name: t.Name, Role: t.Role, CreatedAt: t.CreatedAt, ExpiresAt: instant(t.ExpiresAt), RevokedAt: instant(t.RevokedAt), Live: t.Live(now())}
 }
 
-func (s *Server) listTokens(ctx context.Context, in *listInput) (*pageOf[Token], error) {
+func (s *Server) listTokens(ctx context.Context, in *ListInput) (*pageOf[Token], error) {
 	after, err := decodeID(in.Cursor)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (s *Server) createToken(ctx context.Context, in *createTokenInput) (*secret
 	return &secretOutput{CacheControl: "no-store", Body: NewToken{viewToken(&t), text}}, nil
 }
 
-func (s *Server) revokeToken(ctx context.Context, in *idInput) (*struct{}, error) {
+func (s *Server) revokeToken(ctx context.Context, in *IDInput) (*struct{}, error) {
 	if err := token.Revoke(ctx, s.cfg.DB, in.ID, actorOf(ctx), now()); err != nil {
 		return nil, err
 	}

@@ -36,7 +36,8 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if _, err := token.EnsureAdmin(ctx, a.db, a.paths.adminToken(), time.Now()); err != nil {
 		return err
 	}
-	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, Build: a.opts.Build, Log: a.log, Changed: a.changed})
+	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
+		Build: a.opts.Build, Log: a.log, Changed: a.changed})
 	if err != nil {
 		return err
 	}

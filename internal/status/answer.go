@@ -53,6 +53,9 @@ func (f form) hash() crypto.Hash {
 func (s *Service) turn(f *fact, now uint32) uint32 {
 	asOf := min(uint32(s.asOf.Load()/60), now)
 	period := s.validity / 2
+	if asOf < period { // the journal was never read
+		return min(f.since, now)
+	}
 	last := asOf - (asOf-f.phase()%period)%period
 	return min(max(last, f.since), now)
 }

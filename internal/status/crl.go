@@ -3,8 +3,10 @@ package status
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
+	"errors"
 	"fmt"
-	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +39,12 @@ type publishedCRL struct {
 	thisUpdate, nextUpdate time.Time
 	der                    []byte
 	etag                   string
+}
+
+// setDER sets the list. It ends with the signature over all the rest, of which
+// the last octets identify the whole.
+func (p *publishedCRL) setDER(der []byte) {
+	p.der, p.etag = der, `"`+hex.EncodeToString(der[max(len(der)-16, 0):])+`"`
 }
 
 // add enters a revoked serial.
@@ -172,12 +180,13 @@ func (s *Service) syncCRLs(ctx context.Context) error {
 			continue
 		}
 		p, err := db.Get(ctx, s.db.Read(), qCRL, func(r *db.Row) *publishedCRL {
-			return &publishedCRL{number: uint64(r.Int64()), thisUpdate: r.Time(), nextUpdate: r.Time(), der: r.Bytes()}
+			p := &publishedCRL{number: uint64(r.Int64()), thisUpdate: r.Time(), nextUpdate: r.Time()}
+			p.setDER(r.Bytes())
+			return p
 		}, k.authority, k.shard)
 		if err != nil {
 			return fmt.Errorf("read CRL: %w", err)
 		}
-		p.etag = etag(p.der)
 		c.cover(p)
 		c.published.Store(p)
 	}
@@ -250,6 +259,9 @@ func (s *Service) buildDue(ctx context.Context, b *book, now time.Time, list []*
 		if err == nil {
 			next, err = s.build(ctx, b, c, signer, now)
 		}
+		if errors.Is(err, errBehind) {
+			continue // the next tick knows more
+		}
 		if err != nil {
 			n.Failed++
 			c.failed(now)
@@ -309,15 +321,28 @@ func (s *Service) build(ctx context.Context, b *book, c *crl, signer *ca.Authori
 	if err := pki.VerifyTBS(signer.Cert.PublicKey, tbs, sig); err != nil {
 		return nil, fmt.Errorf("verify own CRL: %w", err)
 	}
-	p.der = pki.AssembleCRL(tbs, signer.KeyType, sig)
-	p.etag = etag(p.der)
+	p.setDER(pki.AssembleCRL(tbs, signer.KeyType, sig))
 	next := &candidate{crl: c, auth: signer, prev: prev, next: p, known: known}
-	if err := s.checkNext(ctx, next); err != nil {
+	err = s.checkNext(ctx, next)
+	if errors.Is(err, errLost) && now.Sub(prev.thisUpdate) < behind {
+		return nil, errBehind
+	}
+	if err != nil {
 		s.metrics.crlRefused.Inc()
 		return nil, err
 	}
 	return next, nil
 }
+
+// behind is how long this process may take to hear of a revocation that is on
+// a list of another replica already. A list of its own would lack it, so it
+// waits; what is still missing after that was lost.
+const behind = 10 * time.Second
+
+var (
+	errLost   = errors.New("refuse CRL: it lost entries that have not expired")
+	errBehind = errors.New("another replica published what is not known here yet")
+)
 
 var qExpiry = db.SQL("status.list_expiry", `SELECT serial, not_after FROM certificate WHERE authority_id = $1 AND serial = ANY($2::text[])`)
 
@@ -348,7 +373,7 @@ func (s *Service) checkNext(ctx context.Context, n *candidate) error {
 		return fmt.Errorf("read expiry of entries: %w", err)
 	}
 	for serial := range missing {
-		return fmt.Errorf("refuse CRL: it lost %d unexpired entries, serial %s among them", len(missing), serial)
+		return fmt.Errorf("%w: %d, serial %s among them", errLost, len(missing), serial)
 	}
 	return nil
 }
@@ -356,21 +381,23 @@ func (s *Service) checkNext(ctx context.Context, n *candidate) error {
 // lostEntries returns the serials that stand on the list was but not on is.
 // Usually the entries of was are the first of is, and a comparison is enough.
 func lostEntries(was, is []byte) (lost []pki.Serial, err error) {
-	next, stop := iter.Pull2(pki.CRLEntries(is))
-	defer stop()
-	now, bad, more := next()
-	for old, err := range pki.CRLEntries(was) {
-		if err != nil {
-			return nil, fmt.Errorf("read last CRL: %w", err)
-		}
-		if more && bad == nil && bytes.Equal(now.DER, old.DER) {
-			now, bad, more = next()
-			continue
-		}
-		lost = append(lost, old.Serial)
+	before, err := pki.CRLEntryBytes(was)
+	if err != nil {
+		return nil, fmt.Errorf("read last CRL: %w", err)
 	}
-	if len(lost) == 0 {
-		return nil, nil
+	rest, err := pki.CRLEntryBytes(is)
+	if err != nil || bytes.HasPrefix(rest, before) {
+		return nil, err
+	}
+	for e, err := range pki.CRLEntries(was) {
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("read last CRL: %w", err)
+		case bytes.HasPrefix(rest, e.DER): // in the same order as before
+			rest = rest[len(e.DER):]
+		default:
+			lost = append(lost, e.Serial)
+		}
 	}
 	on := map[pki.Serial]bool{}
 	for e, err := range pki.CRLEntries(is) {
@@ -379,13 +406,7 @@ func lostEntries(was, is []byte) (lost []pki.Serial, err error) {
 		}
 		on[e.Serial] = true
 	}
-	kept := lost[:0]
-	for _, serial := range lost {
-		if !on[serial] {
-			kept = append(kept, serial)
-		}
-	}
-	return kept, nil
+	return slices.DeleteFunc(lost, func(s pki.Serial) bool { return on[s] }), nil
 }
 
 // publish stores lists in one transaction. A list whose predecessor was

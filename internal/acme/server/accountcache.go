@@ -28,8 +28,9 @@ type accountCache struct {
 }
 
 type accountShard struct {
-	mu   sync.Mutex
-	byID map[string]cachedAccount
+	mu      sync.Mutex
+	byID    map[string]cachedAccount
+	forgets uint64 // how often an account was dropped because it changed
 }
 
 type cachedAccount struct {
@@ -49,23 +50,28 @@ func (c *accountCache) of(id string) *accountShard {
 	return &c.shard[maphash.String(c.seed, id)%accountShards]
 }
 
-// get returns the account if it is known and fresh, else nil.
-func (c *accountCache) get(id string, now time.Time) *account {
+// get returns the account if it is known and fresh, else nil and what put
+// needs to know about this instant.
+func (c *accountCache) get(id string, now time.Time) (a *account, seen uint64) {
 	s := c.of(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.byID[id]
 	if !ok || now.Sub(e.loaded) > accountTTL || now.Before(e.loaded) {
-		return nil
+		return nil, s.forgets
 	}
-	return e.account
+	return e.account, s.forgets
 }
 
-// put remembers a as of loaded, and forgets an arbitrary other when full.
-func (c *accountCache) put(a *account, loaded time.Time) {
+// put remembers a as of loaded, and drops an arbitrary other when full. What
+// was read before a change (see get) is not remembered after it.
+func (c *accountCache) put(a *account, loaded time.Time, seen uint64) {
 	s := c.of(a.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.forgets != seen {
+		return
+	}
 	if len(s.byID) >= shardAccounts {
 		for id := range s.byID {
 			delete(s.byID, id)
@@ -80,12 +86,14 @@ func (c *accountCache) forget(id string) {
 	s := c.of(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.forgets++
 	delete(s.byID, id)
 }
 
 // account returns the account with id, or nil. It may be accountTTL old.
 func (s *Server) account(ctx context.Context, id string, now time.Time) (*account, error) {
-	if a := s.accounts.get(id, now); a != nil {
+	a, seen := s.accounts.get(id, now)
+	if a != nil {
 		return a, nil
 	}
 	a, err := db.Get(ctx, s.db.Read(), qAccount, scanAccount, id)
@@ -98,6 +106,6 @@ func (s *Server) account(ctx context.Context, id string, now time.Time) (*accoun
 	if err := a.parse(); err != nil {
 		return nil, err
 	}
-	s.accounts.put(a, now)
+	s.accounts.put(a, now, seen)
 	return a, nil
 }

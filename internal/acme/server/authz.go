@@ -175,9 +175,8 @@ func (z *Authorization) object(a *authority, now time.Time, running challenge.Ty
 		Wildcard: z.Identifier.Wildcard(), Challenges: make([]acme.Challenge, 0, len(z.Challenges))}
 	for i := range z.Challenges {
 		c := z.Challenges[i].object(a, z.ID, running)
-		// RFC 8555 section 7.1.4: of a valid authorization only what proved it.
-		if z.State == acme.AuthorizationValid && c.Status != acme.ChallengeValid {
-			continue
+		if z.State.Final() && c.Status == acme.ChallengePending || z.State == acme.AuthorizationValid && c.Status != acme.ChallengeValid {
+			continue // RFC 8555 section 7.1.4: only what was tried
 		}
 		o.Challenges = append(o.Challenges, c)
 	}

@@ -29,9 +29,9 @@ var (
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2`)
 )
 
-// maxCSR bounds a certificate request, in octets of DER. One with an
-// ML-DSA-87 key and 100 long names has 33 KB.
-const maxCSR = 40 << 10
+// maxCSR bounds a certificate request, in octets of DER: about what the
+// largest body can hold. An ML-DSA-87 key with its signature takes 7 KB of it.
+const maxCSR = 35 << 10
 
 // finalize answers the finalize URL of an order (RFC 8555 section 7.4). It
 // issues before it answers. The same request again gets the same certificate;

@@ -82,7 +82,7 @@ func (s *Server) admit(m *message, who signer) error {
 	if err := s.identify(m, who); err != nil {
 		return err
 	}
-	if err := s.limits.verification(m); err != nil {
+	if err := s.limits.verification(m, m.key); err != nil {
 		return err
 	}
 	return m.jws.Verify(m.key)

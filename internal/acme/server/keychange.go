@@ -26,7 +26,7 @@ func (s *Server) keyChange(m *message) (reply *httpd.Reply, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := pki.CheckKey(next.Key); err != nil {
+	if err := errors.Join(s.limits.verification(m, next), pki.CheckKey(next.Key)); err != nil {
 		return nil, err
 	}
 	if err := s.taken(m.ctx, m, next); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/net/publicsuffix"
 
+	"chancery/internal/acme"
 	"chancery/internal/fault"
 	"chancery/internal/limit"
 	"chancery/internal/pki"
@@ -77,13 +78,13 @@ func with(list []limit.Charge, l *limit.Limiter, key string, cost int) []limit.C
 	return append(list, limit.Charge{Limit: l, Key: key, Cost: cost})
 }
 
-// verification charges the cost of the signature check that comes next.
-func (l *Limits) verification(m *message) error {
+// verification charges the cost of a signature check with key.
+func (l *Limits) verification(m *message, with *acme.PublicKey) error {
 	if l.VerificationsPerIP == nil {
 		return nil
 	}
 	key := prefix(m.ClientIP, 32, 64)
-	if ok, retry := l.VerificationsPerIP.Allow(key, weight(m.key), m.now); !ok {
+	if ok, retry := l.VerificationsPerIP.Allow(key, weight(with), m.now); !ok {
 		return limited(l.VerificationsPerIP, key, retry)
 	}
 	return nil

@@ -46,7 +46,8 @@ var (
 	qOrder = db.SQL("acme.get_order", `SELECT `+orderColumns+` FROM acme_order WHERE id = $1`)
 	qOpen  = db.SQL("acme.find_open_orders", `SELECT
 		(SELECT count(*) FROM (SELECT 1 FROM acme_order WHERE account_id = $1 AND state IN ('pending', 'ready') AND expires_at > $3 LIMIT $4) AS open),
-		(SELECT id FROM acme_order WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3 ORDER BY id DESC LIMIT 1)`)
+		(SELECT id FROM acme_order WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3 ORDER BY id DESC LIMIT 1)`,
+		db.Scan("what is scanned is the sub-select, which has at most $4 rows"))
 	qInsertOrder = db.SQL("acme.insert_order", `INSERT INTO acme_order (id, account_id, ca, state, profile, profile_hash, identifiers, names_hash,
 			authz_ids, authz_pending, not_before, not_after, replaces, expires_at, created_at)
 		SELECT $1::text, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::bigint, $11::bigint, $12::bigint,

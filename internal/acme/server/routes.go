@@ -16,7 +16,10 @@ type postHandler func(m *message) (*httpd.Reply, error)
 func (s *Server) Routes(mux *httpd.Mux) {
 	g := mux.Group(acme.TypeURI, s.headers)
 	get := func(path string, h getHandler) { g.Handle("GET /acme/{ca}/"+path, s.get(h)) }
-	post := func(path string, who signer, h postHandler) { g.Handle("POST /acme/{ca}/"+path, s.post(who, h)) }
+	post := func(path string, who signer, h postHandler) {
+		g.Handle("POST /acme/{ca}/"+path, s.post(who, h))
+		g.Handle("GET /acme/{ca}/"+path, s.get(unsigned))
+	}
 
 	get("directory", s.getDirectory)
 	get("new-nonce", s.getNonce)
@@ -39,6 +42,13 @@ func (s *Server) Routes(mux *httpd.Mux) {
 	if s.cfg.CORS {
 		g.Handle("OPTIONS /acme/{ca}/{rest...}", s.preflight)
 	}
+}
+
+// unsigned answers GET of what takes signed requests only: 405 in ACME's own
+// words (RFC 8555 section 6.3).
+func unsigned(r *httpd.Request, _ *authority) (*httpd.Reply, error) {
+	r.SetHeader("Allow", "POST")
+	return nil, fault.New(fault.BadMethod, "this resource takes signed requests: send a POST-as-GET")
 }
 
 // headers goes around every handler: what each answer carries, errors too.

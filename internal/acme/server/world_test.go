@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -18,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +56,54 @@ type world struct {
 	tokens map[string]string        // token -> key authorization
 	hold   map[string]chan struct{} // token -> until when its answer waits
 	hits   int
+
+	skew    atomic.Int64  // nanoseconds that the resolver's clock is ahead
+	signErr atomic.Bool   // the authorities' keys fail
+	entered chan struct{} // see blockSigner; guarded by mu
+	leave   chan struct{}
+}
+
+// pass lets the resolver's clock run ahead.
+func (w *world) pass(d time.Duration) { w.skew.Add(int64(d)) }
+
+// blockSigner makes the next signature of an authority close entered and wait
+// for leave.
+func (w *world) blockSigner() (entered, leave chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.entered, w.leave = make(chan struct{}), make(chan struct{})
+	return w.entered, w.leave
+}
+
+// slowStore is a key store whose keys fail or wait as the world says.
+type slowStore struct {
+	keys.Store
+	w *world
+}
+
+func (s slowStore) Open(ctx context.Context, ref string) (crypto.Signer, error) {
+	k, err := s.Store.Open(ctx, ref)
+	return slowKey{k, s.w}, err
+}
+
+type slowKey struct {
+	crypto.Signer
+	w *world
+}
+
+func (k slowKey) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	k.w.mu.Lock()
+	entered, leave := k.w.entered, k.w.leave
+	k.w.entered = nil
+	k.w.mu.Unlock()
+	if entered != nil {
+		close(entered)
+		<-leave
+	}
+	if k.w.signErr.Load() {
+		return nil, errors.New("the key is gone")
+	}
+	return k.Signer.Sign(r, digest, opts)
 }
 
 // option changes the configuration of a world.
@@ -119,7 +170,7 @@ func (w *world) openCA(t testing.TB) {
 		t.Fatal(err)
 	}
 	w.secret = store.Sealer()
-	if w.ca, err = ca.Open(ctx, ca.Config{DB: w.db, Keys: store, URLs: ca.URLs{Base: "http://localhost:8080"}}); err != nil {
+	if w.ca, err = ca.Open(ctx, ca.Config{DB: w.db, Keys: slowStore{store, w}, URLs: ca.URLs{Base: "http://localhost:8080"}}); err != nil {
 		t.Fatal(err)
 	}
 	root, err := w.ca.CreateRoot(ctx, ca.Spec{CA: "default", KeyType: pki.P256, Organization: "Test"}, "test")
@@ -133,7 +184,8 @@ func (w *world) openCA(t testing.TB) {
 
 func (w *world) validators(t testing.TB, httpPort uint16) (*challenge.Registry, *dns.Resolver) {
 	t.Helper()
-	r, err := dns.New(dns.Config{Servers: []string{w.dns.Addr()}, Timeout: 2 * time.Second, Attempts: 2})
+	r, err := dns.New(dns.Config{Servers: []string{w.dns.Addr()}, Timeout: 2 * time.Second, Attempts: 2,
+		Now: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -574,3 +626,8 @@ func leaf(t testing.TB, chain []byte) *x509.Certificate {
 
 // soon is an instant that makes an order unlike others.
 func soon() string { return time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339) }
+
+func hashOf(s string) []byte {
+	sum := sha256.Sum256([]byte(s))
+	return sum[:]
+}
