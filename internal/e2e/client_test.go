@@ -35,8 +35,8 @@ type client struct {
 	kid    string
 	nonces chan string
 
-	tokens  sync.Map // http-01: the tokens to answer for
-	retries atomic.Int64
+	tokens  *sync.Map     // http-01: the proof of every token
+	retries *atomic.Int64 // requests that were repeated
 }
 
 // reply is one answer of the server.
@@ -57,22 +57,32 @@ func (r *reply) problem() *acme.Problem {
 // newClient makes an account, and answers http-01 challenges for it.
 func newClient(t testing.TB, p *process) *client {
 	t.Helper()
-	key := newKey(t)
-	signer, err := acme.NewSigner(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &client{web: p.site.web(), signer: signer, nonces: make(chan string, 64)}
+	c := &client{web: p.site.web(), nonces: make(chan string, 64), tokens: new(sync.Map), retries: new(atomic.Int64)}
 	p.site.serveHTTP01(c)
 	if err := c.fetch(t.Context(), p.ready.Directory, &c.dir); err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.post(t.Context(), c.dir.NewAccount, acme.NewAccount{TermsOfServiceAgreed: true}, nil)
+	c, err := c.register(t.Context(), newKey(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.kid = r.header.Get("Location")
 	return c
+}
+
+// register makes another account, which shares everything else.
+func (c *client) register(ctx context.Context, key crypto.Signer) (*client, error) {
+	signer, err := acme.NewSigner(key)
+	if err != nil {
+		return nil, err
+	}
+	fresh := *c
+	fresh.signer, fresh.kid = signer, ""
+	r, err := fresh.post(ctx, c.dir.NewAccount, acme.NewAccount{TermsOfServiceAgreed: true}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("new account: %w", err)
+	}
+	fresh.kid = r.header.Get("Location")
+	return &fresh, nil
 }
 
 func newKey(t testing.TB) crypto.Signer {
@@ -86,12 +96,12 @@ func newKey(t testing.TB) crypto.Signer {
 
 // ServeHTTP answers http-01 challenges.
 func (c *client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	token := path.Base(r.URL.Path)
-	if _, ok := c.tokens.Load(token); !ok {
+	proof, ok := c.tokens.Load(path.Base(r.URL.Path))
+	if !ok {
 		http.NotFound(w, r)
 		return
 	}
-	_, _ = io.WriteString(w, acme.KeyAuthorization(token, c.signer.PublicKey().Thumbprint))
+	_, _ = fmt.Fprint(w, proof)
 }
 
 // fetch gets a document without authentication.
@@ -241,7 +251,7 @@ func (c *client) authorize(ctx context.Context, url string) error {
 		if ch.Type != "http-01" || a.Status != acme.AuthorizationPending {
 			continue
 		}
-		c.tokens.Store(ch.Token, true)
+		c.tokens.Store(ch.Token, acme.KeyAuthorization(ch.Token, c.signer.PublicKey().Thumbprint))
 		if _, err := c.post(ctx, ch.URL, acme.ChallengeResponse{}, nil); err != nil {
 			return fmt.Errorf("answer challenge: %w", err)
 		}

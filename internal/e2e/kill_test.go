@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
 )
 
@@ -88,14 +89,14 @@ func faultPoint(n ast.Node) (string, bool) {
 }
 
 // faultSite is an installation of the program that dies at fault points.
-func faultSite(t testing.TB, db string) *site {
+func faultSite(t testing.TB, url string) *site {
 	t.Helper()
 	bin, err := faultBuild()
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := newSite(t)
-	s.bin, s.db = bin, db
+	s.bin, s.db = bin, url
 	s.flags = append(s.flags, "--no-limits")
 	return s
 }
@@ -117,20 +118,15 @@ func TestKillUnderLoad(t *testing.T) {
 	})
 }
 
-func killUnderLoad(t *testing.T, db string) {
-	s := faultSite(t, db)
+func killUnderLoad(t *testing.T, url string) {
+	s := faultSite(t, url)
 	first := s.start()
 	l := startLoad(t, first, 4)
 	first.kill()
 	kills := 1
-	points := faultPoints(t)
+	plan := killPlan(faultPoints(t))
 	for want := killsPerEngine(t); kills < want && !t.Failed(); kills++ {
-		// The points take turns, with a random instant after each round.
-		if turn := kills % (2 * len(points)); turn < len(points) {
-			s.killAt(points[turn], 1+chaos(5))
-		} else {
-			s.killAtRandom()
-		}
+		s.killAt(plan[(kills-1)%len(plan)])
 	}
 	last := s.start()
 	s.doctor()
@@ -146,20 +142,48 @@ func killUnderLoad(t *testing.T, db string) {
 	s.doctor()
 }
 
-// killAt runs the program until it dies at the n-th pass of a fault point.
-func (s *site) killAt(point string, n int) {
+// killSpot is where to kill: the n-th pass of a fault point, or a random
+// instant when there is no name.
+type killSpot struct {
+	point string
+	n     int
+}
+
+// killPlan lists every fault point once, with random instants between. What
+// recovery does is reached only after a crash that left an order half done.
+func killPlan(points []string) (plan []killSpot) {
+	for i, point := range points {
+		switch {
+		case strings.Contains(point, "recover"):
+			plan = append(plan, killSpot{"ca.after_intent", 1}, killSpot{point, 1})
+		default:
+			plan = append(plan, killSpot{point, 1 + chaos(5)})
+		}
+		if i%4 == 3 {
+			plan = append(plan, killSpot{})
+		}
+	}
+	return append(plan, killSpot{}, killSpot{}, killSpot{})
+}
+
+// killAt runs the program until it dies at the given spot.
+func (s *site) killAt(at killSpot) {
 	s.t.Helper()
-	p := s.launch("CHANCERY_FAULT_POINT=" + point + ":" + strconv.Itoa(n))
+	if at.point == "" {
+		s.killAtRandom()
+		return
+	}
+	p := s.launch("CHANCERY_FAULT_POINT=" + at.point + ":" + strconv.Itoa(at.n))
 	p.silent = true
 	if p.waitReady() == nil {
 		s.doctor()
 	}
 	if !p.wait(time.Minute) {
-		s.t.Errorf("nothing that the clients do passes fault point %s %d times in a minute", point, n)
+		s.t.Errorf("nothing that the clients do passes fault point %s %d times in a minute", at.point, at.n)
 		p.kill()
 		return
 	}
-	s.mustBeKilled(p, point)
+	s.mustBeKilled(p, at.point)
 }
 
 // mustBeKilled fails the test if the program ended by itself.
@@ -194,14 +218,14 @@ func (s *site) killAtRandom() {
 }
 
 // TestKillDuringTheFirstStart kills the program at every fault point that it
-// passes while it makes its authorities, and expects the next start to carry
-// on with what is there.
+// passes while it makes its authorities, and at random instants, and expects
+// the next start to carry on with what is there.
 func TestKillDuringTheFirstStart(t *testing.T) {
 	t.Parallel()
 	dbtest.EachURL(t, func(t *testing.T, url string) {
-		s := faultSite(t, url)
-		kills := 0
-		for _, point := range faultPoints(t) {
+		passed := 0
+		for i, point := range faultPoints(t) {
+			s := faultSite(t, sibling(t, url, i))
 			p := s.launch("CHANCERY_FAULT_POINT=" + point + ":1")
 			p.silent = true
 			if p.waitReady() == nil {
@@ -209,19 +233,37 @@ func TestKillDuringTheFirstStart(t *testing.T) {
 				continue
 			}
 			s.mustBeKilled(p, point)
-			kills++
+			passed++
+			s.startsAfterAll("first.test")
 		}
-		if kills == 0 {
+		if passed == 0 {
 			t.Error("the first start passes no fault point")
 		}
-		p := s.start()
-		s.doctor()
-		c := newClient(t, p)
-		s.resolve("first.test")
-		l := &load{t: t, site: s, client: c, roots: s.roots(), ctx: t.Context()}
-		if _, _, err := l.obtain(t.Context(), "first.test"); err != nil {
-			t.Errorf("after %d kills: %v", kills, err)
+		s := faultSite(t, url)
+		for range 8 {
+			p := s.launch()
+			p.wait(time.Duration(chaos(150)) * time.Millisecond)
+			p.kill()
+			s.mustBeKilled(p, "a random instant")
 		}
-		p.stop()
+		s.startsAfterAll("random.test")
 	})
+}
+
+// sibling returns the URL of another empty database on the same engine.
+func sibling(t testing.TB, url string, n int) string {
+	t.Helper()
+	if db.IsPostgresURL(url) {
+		return dbtest.PostgresURL(t)
+	}
+	return url + strconv.Itoa(n)
+}
+
+// startsAfterAll starts the program in good order and gets a certificate.
+func (s *site) startsAfterAll(name string) {
+	s.t.Helper()
+	p := s.start()
+	s.doctor()
+	mustIssue(s.t, s, newClient(s.t, p), name)
+	p.stop()
 }

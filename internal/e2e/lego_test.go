@@ -75,7 +75,7 @@ func TestLegoWildcardByDNSUpdate(t *testing.T) {
 	s, p := startSite(t)
 	s.dns.Add("lego.test. 60 IN SOA ns.lego.test. ops.lego.test. 1 3600 600 86400 1", "lego.test. 60 IN NS ns.lego.test.")
 	l := newLego(t, p, "--key-type", "ec384", "--dns", "rfc2136", "--dns.disable-cp", "--dns.resolvers", s.dns.Addr())
-	l.env = append(l.env, "RFC2136_NAMESERVER="+s.dns.Addr(), "RFC2136_POLLING_INTERVAL=1")
+	l.env = append(l.env, "RFC2136_NAMESERVER="+s.dns.Addr(), "RFC2136_POLLING_INTERVAL=1", "RFC2136_SEQUENCE_INTERVAL=1")
 	l.lifecycle(t, "*.wild.lego.test", "exact.lego.test")
 	p.stop()
 	s.doctor()

@@ -74,17 +74,24 @@ func (l *load) work() {
 	}
 }
 
-// one gets one certificate, whatever it takes, and revokes every third.
-func (l *load) one() error {
+// one gets one certificate, whatever it takes. Every third is revoked, and
+// every fifth comes by an account of its own.
+func (l *load) one() (err error) {
 	n := l.names.Add(1)
 	name := fmt.Sprintf("w%d.load.test", n)
 	l.site.resolve(name)
 	ctx, cancel := context.WithTimeout(l.ctx, 3*time.Minute)
 	defer cancel()
-	leaf, issuer, err := l.obtain(ctx, name)
+	c := l.client
+	if n%5 == 0 {
+		if c, err = c.register(ctx, newKey(l.t)); err != nil {
+			return err
+		}
+	}
+	leaf, issuer, err := l.obtain(ctx, c, name)
 	for errors.Is(err, errLost) && ctx.Err() == nil {
 		l.lost.Add(1)
-		leaf, issuer, err = l.obtain(ctx, name)
+		leaf, issuer, err = l.obtain(ctx, c, name)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -95,24 +102,24 @@ func (l *load) one() error {
 	if n%3 != 0 {
 		return nil
 	}
-	if err := l.client.revoke(ctx, leaf.Raw); err != nil {
+	if err := c.revoke(ctx, leaf.Raw); err != nil {
 		return fmt.Errorf("revoke %s: %w", name, err)
 	}
 	return l.note(promise{leaf: leaf, issuer: issuer, revoked: true})
 }
 
 // obtain runs one order from beginning to end and checks the certificate.
-func (l *load) obtain(ctx context.Context, name string) (leaf, issuer *x509.Certificate, err error) {
+func (l *load) obtain(ctx context.Context, c *client, name string) (leaf, issuer *x509.Certificate, err error) {
 	key := newKey(l.t)
 	csr, err := request(key, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	url, o, err := l.client.order(ctx, name)
+	url, o, err := c.order(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	text, err := l.client.finalize(ctx, url, o, csr)
+	text, err := c.finalize(ctx, url, o, csr)
 	if err != nil {
 		return nil, nil, err
 	}

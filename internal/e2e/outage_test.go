@@ -47,8 +47,8 @@ func mustIssue(t testing.TB, s *site, c *client, name string) {
 	s.resolve(name)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	l := &load{t: t, site: s, client: c, roots: s.roots(), ctx: ctx}
-	if _, _, err := l.obtain(ctx, name); err != nil {
+	l := &load{t: t, site: s, roots: s.roots(), ctx: ctx}
+	if _, _, err := l.obtain(ctx, c, name); err != nil {
 		t.Fatal(err)
 	}
 }
