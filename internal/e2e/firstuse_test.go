@@ -200,6 +200,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 		root := readFile(t, s.root())
 		c := newClient(t, p)
 		mustIssue(t, s, c, "one.test")
+		s.settle()
 		signed := s.signatures()
 		p.stop()
 

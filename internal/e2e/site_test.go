@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"chancery/internal/db"
 	"chancery/internal/dns/dnstest"
 )
 
@@ -32,7 +34,7 @@ type site struct {
 	t     testing.TB
 	bin   string
 	data  string // data directory
-	db    string // URL; "" is SQLite in the data directory
+	db    string // its URL; "" is SQLite in the data directory
 	dns   *dnstest.Server
 	flags []string // more flags of `chancery dev`
 
@@ -298,6 +300,40 @@ func (s *site) doctor() {
 	if !strings.Contains(out, "all hold") {
 		s.t.Errorf("doctor exits 0 and says:\n%s", out)
 	}
+}
+
+// What only the database knows.
+var (
+	qProcessing = db.SQL("e2e.count_processing", `SELECT count(*) FROM acme_order WHERE state = 'processing'`, db.Scan("test only"))
+	qSerials    = db.SQL("e2e.count_serials", `SELECT count(*) FROM certificate WHERE order_id = $1`, db.Scan("test only"))
+	qResponders = db.SQL("e2e.count_responders", `SELECT count(*) FROM authority WHERE role = 'ocsp'`, db.Scan("test only"))
+)
+
+// count asks the database for one number.
+func (s *site) count(stmt *db.Stmt, args ...any) int {
+	s.t.Helper()
+	d, err := db.Open(s.t.Context(), db.Config{URL: cmp.Or(s.db, filepath.Join(s.data, "chancery.db"))})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer d.Close()
+	n, err := db.Get(s.t.Context(), d.Read(), stmt, (*db.Row).Int, args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// settle waits until the program has signed what it needs for itself, so that
+// every later signature is for a client.
+func (s *site) settle() {
+	s.t.Helper()
+	eventually(s.t, 30*time.Second, func() error {
+		if s.count(qResponders) == 0 {
+			return errors.New("there is no OCSP responder yet")
+		}
+		return nil
+	})
 }
 
 // signatures returns how much the authority has signed so far.
