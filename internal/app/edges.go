@@ -128,8 +128,7 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 		d := server.CA{DefaultProfile: c.DefaultProfile, CAA: checker, CAAIdentities: identities, EABRequired: a.cfg.ACME.EABRequired,
 			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website}
 		for _, p := range c.Profiles {
-			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[p], Challenges: challengeTypes(a.cfg.Profile[p]),
-				Wildcards: registered[p].Wildcard, Permitted: registered[p].Permitted})
+			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[p], Challenges: challengeTypes(a.cfg.Profile[p])})
 		}
 		out[name] = d
 	}

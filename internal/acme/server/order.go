@@ -53,6 +53,10 @@ var (
 		SELECT $1::text, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::bigint, $11::bigint, $12::bigint,
 			$13::text, $14::bigint, $15::bigint
 		WHERE EXISTS (SELECT 1 FROM acme_account WHERE id = $2 AND thumbprint = $16 AND state = 'valid')`)
+	// An order that expired is invalid (see StateAt) and must not keep its
+	// certificate from being replaced by another.
+	qFreeReplaces = db.SQL("acme.free_replaced", `UPDATE acme_order SET state = 'invalid'
+		WHERE replaces = $1 AND replaces IS NOT NULL AND state <> 'invalid' AND state IN ('pending', 'ready') AND expires_at <= $2`)
 	qAccountOrders = db.SQL("acme.list_account_orders", `SELECT id FROM acme_order WHERE account_id = $1 AND id > $2 AND state <> 'invalid'
 		ORDER BY id LIMIT $3`)
 	qOrders = db.SQL("acme.list_orders", `SELECT `+orderColumns+` FROM acme_order WHERE id > $1 ORDER BY id LIMIT $2`)
@@ -274,6 +278,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 	}
 	identifiers := string(appendIdentifiers(nil, o.Identifiers))
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
+		if o.Replaces != "" {
+			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
+		}
 		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), o.ID, o.AccountID, o.CA, o.State, o.Profile, o.ProfileHash,
 			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint)
 		for i := range fresh {
