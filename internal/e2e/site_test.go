@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -287,6 +288,29 @@ func (s *site) web() *http.Client {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots()}, MaxIdleConnsPerHost: 32, IdleConnTimeout: 5 * time.Second}
 	s.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
+}
+
+// callAPI makes one request to the control plane as its administrator.
+func (s *site) callAPI(p *process, method, path, body string, into any) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, p.ready.API+path, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(readFile(s.t, p.ready.Token)))
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.web().Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 300 {
+		s.t.Fatalf("%s %s: %s (%v)\n%s", method, path, resp.Status, err, text)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		s.t.Fatalf("%s %s: %v\n%s", method, path, err, text)
+	}
 }
 
 // doctor checks invariants I1 to I6 and the journal by `chancery doctor`.
