@@ -179,8 +179,8 @@ func (s *site) killAt(at killSpot) {
 	if p.waitReady() == nil {
 		s.doctor()
 	}
-	if !p.wait(time.Minute) {
-		s.t.Errorf("nothing that the clients do passes fault point %s %d times in a minute", at.point, at.n)
+	if !p.wait(90 * time.Second) {
+		s.t.Errorf("nothing that the clients do passes fault point %s %d times in 90 s", at.point, at.n)
 		p.kill()
 		return
 	}
