@@ -61,24 +61,19 @@ func (j *Judge) trust(chain []*x509.Certificate, key [32]byte, now time.Time) ([
 		return j.direct(leaf, s, now)
 	}
 	issuer := s.certs[at]
-	if !sound(leaf) {
+	if len(leaf.UnhandledCriticalExtensions) > 0 { // RFC 5280 section 4.2: must be rejected
 		return j.all(Trust(Untrusted)), issuer
 	}
 	t := j.issuer(s, at, now)
 	if t.constrained {
 		trust := make([]SetTrust, len(j.cfg.Roots))
 		for i, set := range j.cfg.Roots {
-			trust[i] = SetTrust{set.Name, j.full(leaf, s, set.Pool, now)}
+			t, _ := j.full(leaf, s, set.Pool, now)
+			trust[i] = SetTrust{set.Name, t}
 		}
 		return trust, issuer
 	}
 	return t.trust, issuer
-}
-
-// sound reports whether a leaf has nothing that x509.Verify would refuse
-// whatever its issuer is.
-func sound(leaf *x509.Certificate) bool {
-	return len(leaf.UnhandledCriticalExtensions) == 0 && !(leaf.Version == 3 && leaf.BasicConstraintsValid && leaf.IsCA && leaf.KeyUsage != 0 && leaf.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment|x509.KeyUsageKeyAgreement) == 0)
 }
 
 // signerOf returns the index of the certificate that signed leaf, or -1.
@@ -113,8 +108,11 @@ func (j *Judge) direct(leaf *x509.Certificate, s *issuers, now time.Time) ([]Set
 	out := make([]SetTrust, len(j.cfg.Roots))
 	for i, set := range j.cfg.Roots {
 		out[i] = SetTrust{set.Name, otherwise}
-		if t := j.full(leaf, s, set.Pool, now); t == Trusted {
+		if t, root := j.full(leaf, s, set.Pool, now); t == Trusted || t == Trust(IssuerExpired) {
 			out[i].Trust = t
+			if root != nil {
+				issuer = root
+			}
 		}
 	}
 	return out, issuer
@@ -129,19 +127,20 @@ func (j *Judge) all(t Trust) []SetTrust {
 	return out
 }
 
-// full verifies leaf itself, at a moment within its dates.
-func (j *Judge) full(leaf *x509.Certificate, s *issuers, roots *x509.CertPool, now time.Time) Trust {
+// full verifies leaf itself, at a moment within its dates, and returns its
+// issuer in a chain that is trusted.
+func (j *Judge) full(leaf *x509.Certificate, s *issuers, roots *x509.CertPool, now time.Time) (Trust, *x509.Certificate) {
 	if now.After(leaf.NotAfter) {
 		now = leaf.NotAfter
 	}
 	if now.Before(leaf.NotBefore) {
 		now = leaf.NotBefore
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: s.pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	if err == nil {
-		return Trusted
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: s.pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
+		return j.explain(err), nil
 	}
-	return j.explain(err)
+	return Trusted, chains[0][min(1, len(chains[0])-1)]
 }
 
 // explain turns an error of x509.Verify into a trust.

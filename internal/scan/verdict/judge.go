@@ -3,6 +3,7 @@ package verdict
 import (
 	"crypto/sha256"
 	"crypto/x509"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -34,8 +35,9 @@ const chainAge = 10 * time.Minute
 // Judge judges chains. It is safe for concurrent use.
 type Judge struct {
 	cfg    Config
-	leaves *memory[[32]byte, *leafVerdict]
+	leaves *memory[leafKey, *leafVerdict]
 	chains *memory[[32]byte, *issuers]
+	parsed *memory[[32]byte, *x509.Certificate] // CA certificates, by hash
 }
 
 // New returns a Judge.
@@ -46,8 +48,40 @@ func New(cfg Config) *Judge {
 	if cfg.Chains <= 0 {
 		cfg.Chains = 1024
 	}
-	return &Judge{cfg: cfg, leaves: newMemory[[32]byte, *leafVerdict](cfg.Leaves), chains: newMemory[[32]byte, *issuers](cfg.Chains)}
+	return &Judge{cfg: cfg, leaves: newMemory[leafKey, *leafVerdict](cfg.Leaves), chains: newMemory[[32]byte, *issuers](cfg.Chains), parsed: newMemory[[32]byte, *x509.Certificate](cfg.Chains)}
 }
+
+// Parse parses a chain as served. What follows the leaf is parsed once for all
+// chains.
+func (j *Judge) Parse(raw [][]byte) ([]*x509.Certificate, error) {
+	out := make([]*x509.Certificate, len(raw))
+	for i, der := range raw {
+		cert, err := j.parse(der, i > 0)
+		if err != nil {
+			return nil, fmt.Errorf("parse certificate %d of the chain: %w", i, err)
+		}
+		out[i] = cert
+	}
+	return out, nil
+}
+
+func (j *Judge) parse(der []byte, keep bool) (*x509.Certificate, error) {
+	if !keep {
+		return x509.ParseCertificate(der)
+	}
+	key := sha256.Sum256(der)
+	if cert, ok := j.parsed.get(key); ok {
+		return cert, nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err == nil {
+		j.parsed.put(key, cert)
+	}
+	return cert, err
+}
+
+// leafKey names a leaf together with what follows it.
+type leafKey struct{ leaf, above [32]byte }
 
 // leafVerdict is what does not depend on endpoint and moment.
 type leafVerdict struct {
@@ -63,11 +97,8 @@ type leafVerdict struct {
 func (j *Judge) leaf(chain []*x509.Certificate, now time.Time) *leafVerdict {
 	fingerprint := sha256.Sum256(chain[0].Raw)
 	above := hashOf(chain[1:])
-	key := fingerprint
-	for i := range key {
-		key[i] ^= above[i]
-	}
-	if known, ok := j.leaves.get(key); ok && now.Sub(known.at).Abs() < chainAge && known.fingerprint == fingerprint {
+	key := leafKey{fingerprint, above}
+	if known, ok := j.leaves.get(key); ok && now.Sub(known.at).Abs() < chainAge {
 		return known
 	}
 	v := &leafVerdict{at: now, fingerprint: fingerprint, problems: inherent(chain[0]), postQuantum: postQuantum(chain[0])}
