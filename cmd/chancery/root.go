@@ -61,6 +61,7 @@ type section struct {
 func sections(e env) []section {
 	return []section{
 		{"Run", []*cobra.Command{newDev(e), newServe(e)}},
+		{"Look", []*cobra.Command{newScan(e)}},
 		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e)}},
 		{"About", []*cobra.Command{newCompletion(e), newMan(e), newVersion(e)}},
 	}

@@ -237,20 +237,23 @@ const ldapStartTLS = "\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037
 
 // ldap sends StartTLS and reads the ExtendedResponse.
 func (d *dialogue) ldap() {
-	head := d.send(ldapStartTLS).read(2)
+	msg := d.send(ldapStartTLS).read(2)
 	if d.failure != nil {
 		return
 	}
-	msg, n := slices.Clone(head), int(head[1])
-	if n >= 0x81 && n <= 0x82 { // long form
+	n := int(msg[1])
+	if msg[0] != 0x30 || n == 0x80 || n > 0x84 {
+		d.refuse("answers something other than LDAP")
+		return
+	}
+	if n > 0x80 { // long form
 		length := d.read(n - 0x80)
-		msg = append(msg, length...)
-		n = 0
+		msg, n = append(msg, length...), 0
 		for _, b := range length {
 			n = n<<8 | int(b)
 		}
 	}
-	if head[0] != 0x30 || n > maxLine || head[1] == 0x80 || head[1] > 0x82 {
+	if n > maxLine {
 		d.refuse("answers something other than LDAP")
 		return
 	}
