@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"unicode"
@@ -165,9 +166,16 @@ func toYAML(text []byte) ([]byte, error) {
 	return out, nil
 }
 
+// yaml11Bool are words that YAML 1.1, which many scripts still read, takes
+// for booleans; the library quotes only what 1.2 would misread.
+var yaml11Bool = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$`)
+
 // blockStyle drops the flow and quoting style that came from JSON.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
+	if n.Kind == yaml.ScalarNode && yaml11Bool.MatchString(n.Value) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	for _, c := range n.Content {
 		blockStyle(c)
 	}

@@ -122,6 +122,7 @@ func help(root *cobra.Command, args []string) error {
 
 // unknownCommand says so, with the nearest one there is.
 func unknownCommand(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = 2 // letters that may differ
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
 		return usagef("there is no command %q; did you mean %q?", name, near[0])
 	}

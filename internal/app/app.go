@@ -124,6 +124,9 @@ func (a *App) openCA(ctx context.Context) (err error) {
 // Close releases everything that New opened.
 func (a *App) Close() error {
 	var errs []error
+	if a.acme != nil {
+		errs = append(errs, a.acme.Close())
+	}
 	if a.resolver != nil {
 		a.resolver.Close()
 	}
@@ -194,6 +197,7 @@ func (a *App) listen() ([]listener, error) {
 	secure := httpd.NewMux(httpMetrics)
 	a.acme.Routes(secure)
 	a.api.Routes(secure)
+	a.homeRoutes(secure)
 	plain := httpd.NewMux(httpMetrics)
 	a.status.Routes(plain)
 	s := a.cfg.Server
@@ -287,13 +291,9 @@ const (
 	claimLease = 30 * time.Second
 )
 
-// recoverNow resumes what a crash of this process left behind. On SQLite
-// nobody else can be at work, so no lease has to run out first.
+// recoverNow resumes what a crash of this process left behind.
 func (a *App) recoverNow(ctx context.Context) error {
-	before := time.Now()
-	if a.db.Engine() != db.SQLite {
-		before = before.Add(-claimLease)
-	}
+	before := time.Now().Add(-claimLeaseFor(a.db.Engine()))
 	n, err := a.acme.Recover(ctx, before)
 	if err != nil {
 		return fmt.Errorf("recover orders: %w", err)

@@ -13,7 +13,7 @@ type Ready struct {
 	UI        string `json:"ui"`
 	OCSP      string `json:"ocsp"`
 	CRL       string `json:"crl"`
-	Root      string `json:"root"` // file with the trust anchors
+	Root      string `json:"root"`  // file with the trust anchors
 	Token     string `json:"token"` // file with the administrator's API token
 	Metrics   string `json:"metrics,omitempty"`
 	PID       int    `json:"pid"`

@@ -110,7 +110,7 @@ func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, 
 	if err != nil {
 		return nil, fault.Wrap(err, fault.BadCSR, "no certificate can be made from this request: %v", err)
 	}
-	if err := s.lint(ctx, profile, auth.KeyType, tbs); err != nil {
+	if err := s.lint(ctx, profile, auth.KeyType, tbs, shapeOf(enc, req.CSR.KeyType, &leaf)); err != nil {
 		return nil, err
 	}
 	evidence, err := req.Grant.encode()
@@ -158,7 +158,7 @@ func (req *Request) check(now time.Time) error {
 }
 
 // lint signs tbs with a throw-away key of the same kind and checks the result.
-func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tbs []byte) error {
+func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tbs []byte, of shape) error {
 	signer, err := s.throwaways.Signer(kt)
 	if err != nil {
 		return fmt.Errorf("make throw-away key: %w", err)
@@ -167,7 +167,11 @@ func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tb
 	if err != nil {
 		return fmt.Errorf("sign for lint: %w", err)
 	}
-	return profile.Lint.check(pki.AssembleCertificate(tbs, kt, sig))
+	return profile.Lint.check(pki.AssembleCertificate(tbs, kt, sig), of)
+}
+
+func shapeOf(enc *pki.Encoder, key pki.KeyType, leaf *pki.Leaf) shape {
+	return shape{enc, key, leaf.CommonName != "" || leaf.Subject != nil, leaf.MustStaple, len(leaf.ExtraExtensions)}
 }
 
 // execute commits the intent, signs, and commits the result.

@@ -226,6 +226,8 @@ func describe(f reflect.StructField) string {
 		return "one of " + strings.Join(choices(t), ", ")
 	case f.Tag.Get("format") == "url":
 		return "a URL"
+	case f.Tag.Get("format") == "addr":
+		return "an address (host:port)"
 	}
 	return "a string"
 }

@@ -32,9 +32,9 @@ type Config struct {
 	// /acme/NAME/directory. Without any such table there is one, "default".
 	CA map[string]CA `toml:"ca"`
 
-	// One table per certificate profile: what a certificate looks like.
-	// Without any such table there is one, "default". An order keeps the
-	// profile it was made with, so that a change never alters it half way.
+	// One table per certificate profile: what a certificate looks like. There
+	// is always one, "default", which such a table may change. An order keeps
+	// the profile it was made with, so that a change never alters it half way.
 	Profile map[string]Profile `toml:"profile"`
 
 	// Rate limits. A limit reads "300 per 3h", "300 per 3h burst 50", or
@@ -236,9 +236,6 @@ type Validation struct {
 
 	// Longest time for one whole validation attempt.
 	Timeout time.Duration `toml:"timeout"`
-
-	// Most redirects followed by http-01.
-	MaxRedirects int `toml:"max_redirects" min:"0" max:"20"`
 
 	// Most validations at once. More wait; when too many wait, orders are
 	// answered 503.

@@ -108,7 +108,7 @@ challenges = []
 	ca, profile := DefaultCA(), DefaultProfile()
 	ca.KeyType, ca.Profiles = pki.MLDSA65, []string{"short"}
 	profile.Period, profile.Names, profile.Challenges = 6*day, []NameKind{"dns"}, []Challenge{}
-	want.CA, want.Profile = map[string]CA{"internal": ca}, map[string]Profile{"short": profile}
+	want.CA, want.Profile = map[string]CA{"internal": ca}, map[string]Profile{"default": DefaultProfile(), "short": profile}
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(Config{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
@@ -125,10 +125,10 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 		{"unknown section", "[sever]\nlisten = \":443\"\n", nil,
 			[]string{`chancery.toml:1: sever: unknown key; did you mean "server"?`}},
 		{"nothing near", "[log]\nzzzzzzzzzzzz = 1\n", nil,
-			[]string{`chancery.toml:2: log.zzzzzzzzzzzz: unknown key; the keys here are level, format`}},
+			[]string{`chancery.toml:2: log.zzzzzzzzzzzz: unknown key; there are level, format`}},
 		{"wrong type", "[server]\nhttp2 = \"yes\"\nlisten = 443\nroles = \"acme\"\n", nil, []string{
 			`chancery.toml:2: server.http2: true or false belongs here, not the string "yes"`,
-			`chancery.toml:3: server.listen: a string belongs here, not the number 443`,
+			`chancery.toml:3: server.listen: an address (host:port) belongs here, not the number 443`,
 			`chancery.toml:4: server.roles: a list of any of acme, ca, status, api, renew, scan, writer, agents belongs here, not the string "acme"`,
 		}},
 		{"number as text", "[acme]\nmax_names = \"100\"\n", nil,
@@ -150,7 +150,7 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 		{"section as value", "server = 1\n", nil,
 			[]string{`chancery.toml:1: server: this is a section; write [server] on a line of its own`}},
 		{"table as value", "[server.listen]\nhost = \"x\"\n", nil,
-			[]string{`chancery.toml:1: server.listen: a table stands where a string belongs`}},
+			[]string{`chancery.toml:1: server.listen: a table stands where an address (host:port) belongs`}},
 		{"name missing", "[ca]\nkey_type = \"p256\"\n", nil,
 			[]string{`chancery.toml:2: ca.key_type: unknown key; write [ca.NAME] and put it there`}},
 		{"bad name", "[ca.\"../x\"]\n", nil,
@@ -199,7 +199,6 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[profile.default]\next_key_usages = []\n", `chancery.toml:2: profile.default.ext_key_usages: is empty; a certificate without one can be used for everything`},
 		{"[profile.default]\nperiod = \"1m\"\nbackdate = \"0s\"\n", `chancery.toml:2: profile.default.period: must be at least 10m; clients could not renew in time`},
 		{"[profile.default]\nperiod = \"1h\"\n", `default: profile.default.backdate: is not shorter than period; every certificate would be expired`},
-		{"[profile.default]\nchallenges = [\"dns-persist-01\", \"http-01\"]\n", `chancery.toml:2: profile.default.challenges: dns-account-01 and dns-persist-01 must come last: some clients stop at a challenge type they do not know`},
 	} {
 		got := messages(t, c.text)
 		for i := range got { // a default that no longer fits is reported at its section

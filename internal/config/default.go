@@ -44,7 +44,6 @@ func Default() *Config {
 			DNSTimeout:     10 * time.Second,
 			ConnectTimeout: 5 * time.Second,
 			Timeout:        20 * time.Second,
-			MaxRedirects:   10,
 			Workers:        256,
 		},
 		CA:      map[string]CA{"default": DefaultCA()},

@@ -174,11 +174,14 @@ func (b *binder) table(dst reflect.Value, n *node, prefix, path string) {
 // part of URLs.
 var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$`)
 
-// entries binds the named tables of a map section. The first one that a file
-// writes replaces the built-in default entry; what an entry leaves out comes
-// from its template.
+// entries binds the named tables of a map section. Authorities in a file
+// replace the built-in one, because nobody wants a stray CA; profiles join it,
+// because it does nothing unless an authority names it. What an entry leaves
+// out comes from its template.
 func (b *binder) entries(dst reflect.Value, n *node, key, path string) {
-	dst.Set(reflect.MakeMap(dst.Type()))
+	if dst.Type() == reflect.TypeFor[map[string]CA]() {
+		dst.Set(reflect.MakeMap(dst.Type()))
+	}
 	for _, name := range slices.Sorted(maps.Keys(n.table)) {
 		child, sub := n.table[name], join(key, name)
 		src := Source{File: path, Line: child.line}
@@ -267,7 +270,7 @@ func isSection(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && t.NumField() > 0 && t.Field(0).Tag.Get("toml") != ""
 }
 
-// hint suggests the nearest known word, if one is near.
+// hint suggests the nearest known word, or lists them all.
 func hint(word string, known []string) string {
 	best, least := "", len(word)/3+2
 	for _, k := range known {
@@ -276,7 +279,7 @@ func hint(word string, known []string) string {
 		}
 	}
 	if best == "" {
-		return "; the keys here are " + strings.Join(known, ", ")
+		return "; there are " + strings.Join(known, ", ")
 	}
 	return fmt.Sprintf("; did you mean %q?", best)
 }

@@ -95,8 +95,7 @@ func (x *exchange) reply(p *Reply) {
 		p = &Reply{Status: http.StatusNoContent}
 	}
 	status, r := either(p.Status, http.StatusOK), &x.req
-	safe := r.Method == http.MethodGet || r.Method == http.MethodHead
-	if p.ETag != "" && safe && status == http.StatusOK && matches(r.Header.Values("If-None-Match"), p.ETag) {
+	if status == http.StatusOK && r.Matches(p.ETag) {
 		status = http.StatusNotModified
 	}
 	h := x.w.Header()

@@ -346,6 +346,26 @@ func TestConditionalGet(t *testing.T) {
 	}
 }
 
+func TestNotModifiedBeforeTheWork(t *testing.T) {
+	f := serve(t, Config{}, func(m *Mux) {
+		m.Group(OwnTypes, nil).Handle("/list", func(r *Request) (*Reply, error) {
+			if r.Matches(`"seq-7"`) {
+				return NotModified(`"seq-7"`), nil
+			}
+			return &Reply{ContentType: "text/plain", Body: []byte("worked"), ETag: `"seq-7"`}, nil
+		})
+	})
+	if res, body := f.do(t, "GET", "http://x/list", "", "If-None-Match", `"seq-7"`); res.StatusCode != 304 || body != "" || res.Header.Get("Etag") != `"seq-7"` {
+		t.Errorf("%d %q %v", res.StatusCode, body, res.Header)
+	}
+	for _, method := range []string{"GET", "POST"} { // a POST is never "not modified"
+		tag := map[string]string{"GET": `"seq-6"`, "POST": `"seq-7"`}[method]
+		if res, body := f.do(t, method, "http://x/list", "", "If-None-Match", tag); res.StatusCode != 200 || body != "worked" {
+			t.Errorf("%s: %d %q", method, res.StatusCode, body)
+		}
+	}
+}
+
 func TestRetryAfterIsWholeSecondsRoundedUp(t *testing.T) {
 	for d, want := range map[time.Duration]string{1: "1", time.Second: "1", 1001 * time.Millisecond: "2", time.Hour: "3600", 0: "1", -time.Hour: "1", 1<<63 - 1: "9223372037"} {
 		if got := Seconds(d); got != want {
@@ -362,7 +382,7 @@ func TestRawRoutes(t *testing.T) {
 		})
 	})
 	for target, want := range map[string]string{
-		"/ocsp/MEUw//Qz+A/../B%2Bc=":    "GET /ocsp/MEUw//Qz+A/../B%2Bc=",
+		"/ocsp/MEUw//Qz+A/../B%2Bc=":     "GET /ocsp/MEUw//Qz+A/../B%2Bc=",
 		"http://ocsp.example/ocsp//a/./": "GET /ocsp//a/./",
 	} {
 		c, err := f.mem.DialContext(t.Context(), "", "")
@@ -448,6 +468,48 @@ func TestStream(t *testing.T) {
 	if _, body := f.do(t, "GET", "http://x/events", ""); body != "data: 0\n\ndata: 1\n\ndata: 2\n\n" {
 		t.Errorf("%q", body)
 	}
+}
+
+// TestStalledReaderIsCutOff: a stream may last longer than the write
+// time-out, but a client that stops reading may not hold it.
+func TestStalledReaderIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		f := serve(t, Config{WriteTimeout: 30 * time.Second}, func(m *Mux) {
+			m.Group(OwnTypes, nil).Handle("GET /events", func(*Request) (*Reply, error) {
+				return &Reply{Stream: func(w io.Writer, flush func() error) error {
+					for i := 0; ; i++ {
+						if _, err := fmt.Fprintf(w, "%d\n", i); err != nil {
+							ended <- err
+							return err
+						}
+						if err := flush(); err != nil {
+							ended <- err
+							return err
+						}
+						time.Sleep(10 * time.Second)
+					}
+				}}, nil
+			})
+		})
+		c, err := f.mem.DialContext(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+		lines := bufio.NewReader(c)
+		for start := time.Now(); time.Since(start) < 2*time.Minute; { // reads on: the stream lasts
+			if _, err := lines.ReadString('\n'); err != nil {
+				t.Fatalf("after %s: %v", time.Since(start), err)
+			}
+		}
+		start := time.Now() // now it stalls
+		<-ended
+		if d := time.Since(start); d > 45*time.Second {
+			t.Errorf("the stalled reader held the stream for %s", d)
+		}
+	})
 }
 
 func TestClientIP(t *testing.T) {

@@ -57,6 +57,16 @@ func Redirect(r *Request, status int, location string) *Reply {
 	return &Reply{Status: status}
 }
 
+// Matches reports whether the client already has the entity with this tag, so
+// that a handler can answer NotModified before it computes anything.
+func (r *Request) Matches(etag string) bool {
+	safe := r.Method == http.MethodGet || r.Method == http.MethodHead
+	return safe && etag != "" && matches(r.Header.Values("If-None-Match"), etag)
+}
+
+// NotModified returns the reply to a client that has the entity already.
+func NotModified(etag string) *Reply { return &Reply{Status: http.StatusNotModified, ETag: etag} }
+
 // Retry returns the reply with RetryAfter set.
 func (p *Reply) Retry(after time.Duration) *Reply { p.RetryAfter = after; return p }
 

@@ -34,7 +34,7 @@ type Every struct {
 
 	// Interval is the time between the end of one tick and the start of the
 	// next, give or take a tenth, so that replicas do not march in step. The
-	// first tick comes after a random part of it.
+	// first tick comes after a random part of it. 0 = 1 minute.
 	Interval time.Duration
 
 	// Timeout ends one tick; 0 = ten times the interval, at least 30 s.
@@ -86,6 +86,9 @@ func (e Every) Run(ctx context.Context) error {
 
 // withDefaults fills in what was left out.
 func (e Every) withDefaults() Every {
+	if e.Interval <= 0 {
+		e.Interval = time.Minute
+	}
 	if e.Timeout <= 0 {
 		e.Timeout = max(10*e.Interval, 30*time.Second)
 	}
