@@ -61,7 +61,9 @@ type Config struct {
 
 	// Connect bounds connecting, 3 s: two SYN retransmissions. Handshake
 	// bounds the sum of what the peer lets us wait for after that, 3 s; our
-	// own computing does not count.
+	// own computing does not count. A first attempt ends after two thirds of
+	// either, as it only raises a suspicion: the second one, in the lane for
+	// suspects, gets the whole time.
 	Connect, Handshake time.Duration
 
 	// PerAddress bounds connections to one address at once, 4, and AddressRate
@@ -162,7 +164,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// dialer returns the dialer that the configuration asks for.
-func (c *Config) dialer() *probe.Dialer {
-	return probe.NewDialer(probe.NewTokens(c.CPUTokens, c.Latency), c.Connect, c.Handshake)
+// dialers returns the dialers of first and of second attempts.
+func (c *Config) dialers() (first, second *probe.Dialer) {
+	tokens := probe.NewTokens(c.CPUTokens, c.Latency)
+	return probe.NewDialer(tokens, c.Connect*2/3, c.Handshake*2/3), probe.NewDialer(tokens, c.Connect, c.Handshake)
 }

@@ -68,7 +68,10 @@ func (r *run) examine(j *job) Result {
 	f := r.refresh(j)
 	if f == nil {
 		res.Addr = netip.AddrPortFrom(j.addr, j.target.Port)
-		e := examination{run: r, res: &res, target: j.target}
+		e := examination{run: r, res: &res, target: j.target, dialer: r.dialer}
+		if j.attempts > 1 {
+			e.dialer = r.again
+		}
 		f = r.probe(&e)
 	}
 	res.Class = probe.OK
@@ -83,6 +86,7 @@ type examination struct {
 	*run
 	res    *Result
 	target Target
+	dialer *probe.Dialer
 }
 
 // open connects and brings the connection to where TLS begins.

@@ -92,7 +92,8 @@ type run struct {
 	cancel context.CancelFunc
 	book   *ledger
 	tuner  *tuner
-	dialer *probe.Dialer
+	dialer *probe.Dialer // of first attempts
+	again  *probe.Dialer // of second ones
 	gate   *admission
 	out    *outbox
 
@@ -107,7 +108,8 @@ type run struct {
 // begin prepares a pass.
 func (s *Scanner) begin(ctx context.Context, targets []Target, sink Sink) (*run, error) {
 	cfg := &s.cfg
-	r := &run{Scanner: s, book: newLedger(cfg.Now()), dialer: cfg.dialer()}
+	r := &run{Scanner: s, book: newLedger(cfg.Now())}
+	r.dialer, r.again = cfg.dialers()
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	r.tuner = newTuner(cfg.Start, s.least, s.most, cfg.Latency)
 	r.gate = newAdmission(newLimits(cfg.PerAddress, cfg.AddressRate), newLimits(cfg.PerNetwork, cfg.NetworkRate), cfg.Probe.connections())

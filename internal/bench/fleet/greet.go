@@ -14,8 +14,9 @@ import (
 // greet speaks the server's side of STARTTLS and reports whether TLS begins
 // now. A server that does not offer it says so.
 func greet(c net.Conn, p probe.Protocol, offer bool) bool {
-	// Clients wait for the consent, so the buffer holds nothing of TLS.
-	g := &greeter{r: bufio.NewReader(c), w: c, offer: offer}
+	// Clients wait for the consent, so the buffer holds nothing of TLS; only
+	// MySQL's do not.
+	g := &greeter{r: bufio.NewReader(c), c: c, offer: offer}
 	switch p {
 	case probe.SMTP:
 		return g.smtp()
@@ -42,11 +43,11 @@ func greet(c net.Conn, p probe.Protocol, offer bool) bool {
 
 type greeter struct {
 	r     *bufio.Reader
-	w     io.Writer
+	c     net.Conn
 	offer bool
 }
 
-func (g *greeter) say(text string) { io.WriteString(g.w, text) }
+func (g *greeter) say(text string) { io.WriteString(g.c, text) }
 
 // ask expects a command and answers it.
 func (g *greeter) ask(command, yes, no string) bool {
@@ -145,11 +146,11 @@ func (g *greeter) mysql() bool {
 	body = binary.LittleEndian.AppendUint16(body, capabilities)
 	body = append(body, 45, 2, 0, 0, 0, 21)
 	body = append(body, make([]byte, 10+13)...)
-	g.w.Write(append([]byte{byte(len(body)), 0, 0, 0}, body...))
+	g.c.Write(append([]byte{byte(len(body)), 0, 0, 0}, body...))
 	if !g.offer {
 		return false
 	}
 	var request [36]byte
-	_, err := io.ReadFull(g.r, request[:])
+	_, err := io.ReadFull(g.c, request[:])
 	return err == nil && request[3] == 1 && binary.LittleEndian.Uint32(request[4:])&(1<<11) != 0
 }
