@@ -116,6 +116,9 @@ func streamFailure(err error) *Failure {
 func handshakeFailure(err error) *Failure {
 	var record tls.RecordHeaderError
 	if errors.As(err, &record) {
+		if h := record.RecordHeader; h[0] >= recordCCS && h[0] <= recordData && h[1] == 3 {
+			return &Failure{Class: BadTLS, Reason: "breaks the record layer", cause: err}
+		}
 		return &Failure{Class: NotTLS, cause: err}
 	}
 	var op *net.OpError

@@ -97,6 +97,7 @@ type Conn struct {
 	received int
 	buf      *[bufferSize]byte
 	pending  []byte // read from the kernel, not yet by the caller
+	unsent   []byte // written by the caller, not yet to the kernel
 }
 
 // Dial connects to addr. The caller then holds a CPU token until Close. When
@@ -131,10 +132,31 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Write implements io.Writer. What is written leaves before the next wait for
+// the peer, or with Close, so the last message of a handshake and the farewell
+// are one segment.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.unsent = append(c.unsent, p...)
+	return len(p), nil
+}
+
+// flush sends what was written.
+func (c *Conn) flush() error {
+	if len(c.unsent) == 0 {
+		return nil
+	}
+	_, err := c.TCPConn.Write(c.unsent)
+	c.unsent = c.unsent[:0]
+	return err
+}
+
 // fill waits for bytes without a token.
 func (c *Conn) fill() error {
 	if c.received > maxHandshake {
 		return errTooMuch
+	}
+	if err := c.flush(); err != nil {
+		return err
 	}
 	if c.buf == nil {
 		c.buf = c.dialer.buffers.get()
@@ -185,6 +207,7 @@ func (c *Conn) Close() error {
 		c.dialer.buffers.pool.Put(c.buf)
 		c.buf, c.pending = nil, nil
 	}
+	err := c.flush() // before the token goes: whoever gets it should not wait for us
 	c.dialer.Tokens.release()
-	return c.TCPConn.Close()
+	return errors.Join(err, c.TCPConn.Close())
 }
