@@ -43,7 +43,7 @@ func newScan(e env) *cobra.Command {
 	var f scanFlags
 	cmd := &cobra.Command{
 		Use:   "scan [TARGET...]",
-		Short: "Examine the certificates that endpoints serve; exit 3 when one is not in order",
+		Short: "Examine certificates that endpoints serve; exit 3 when one is bad",
 		Long: `Examine the certificates that endpoints serve. Needs no server and changes
 nothing.
 
