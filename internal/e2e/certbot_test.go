@@ -99,3 +99,29 @@ func TestCertbotHearsWhyItWasRefused(t *testing.T) {
 	}
 	p.stop()
 }
+
+// TestCertbotWithExternalAccountBinding lets only those in to whom the
+// operator gave a key, which the control-plane API makes.
+func TestCertbotWithExternalAccountBinding(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.resolve("eab.test")
+	p := s.start("CHANCERY_ACME_EAB_REQUIRED=true")
+	bot := newCertbot(t, s)
+	order := []string{"certonly", "--standalone", "--http-01-address", "127.0.0.1", "--http-01-port", s.http01, "--agree-tos",
+		"--register-unsafely-without-email", "--server", p.ready.Directory, "-d", "eab.test"}
+	if out, err := bot.call(t, order...); err == nil || !strings.Contains(strings.ToLower(out), "external account") {
+		t.Errorf("without a binding certbot says (%v):\n%s", err, out)
+	}
+	var key struct{ ID, Secret string }
+	s.callAPI(p, "POST", "/acme/eab", `{"ca": "default", "label": "the mail team"}`, &key)
+	bot.run(t, append(order, "--eab-kid", key.ID, "--eab-hmac-key", key.Secret)...)
+	s.judge(t, bot.live(t, "eab.test", "fullchain.pem"), "eab.test")
+
+	second := newCertbot(t, s)
+	if out, err := second.call(t, append(order, "--eab-kid", key.ID, "--eab-hmac-key", key.Secret)...); err == nil {
+		t.Errorf("one key let two accounts in:\n%s", out)
+	}
+	p.stop()
+	s.doctor()
+}

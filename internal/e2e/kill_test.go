@@ -17,16 +17,13 @@ import (
 	"chancery/internal/db/dbtest"
 )
 
-// shortKills is how often each engine's test kills the program unless
-// CHANCERY_KILLS says how often both do together.
-const shortKills = 16
-
-// killsPerEngine returns how often to kill.
-func killsPerEngine(t testing.TB) int {
+// killsPerEngine returns how often to kill: once per spot of the plan, or half
+// of CHANCERY_KILLS, which counts both engines.
+func killsPerEngine(t testing.TB, plan []killSpot) int {
 	t.Helper()
 	text := os.Getenv("CHANCERY_KILLS")
 	if text == "" {
-		return shortKills
+		return len(plan)
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 2 {
@@ -120,17 +117,21 @@ func TestKillUnderLoad(t *testing.T) {
 
 func killUnderLoad(t *testing.T, url string) {
 	s := faultSite(t, url)
-	first := s.start()
-	l := startLoad(t, first, 4)
-	first.kill()
-	kills := 1
+	p := s.start()
+	l := startLoad(t, p, 4)
+	p.silent = true
+	p.kill()
 	plan := killPlan(faultPoints(t))
-	for want := killsPerEngine(t); kills < want && !t.Failed(); kills++ {
-		s.killAt(plan[(kills-1)%len(plan)])
+	kills := 0
+	for want := killsPerEngine(t, plan); kills < want && !t.Failed(); kills++ {
+		s.killAt(plan[kills%len(plan)])
 	}
-	last := s.start()
+	p = s.start()
 	s.doctor()
 	l.finish()
+	if n := s.count(qProcessing); n != 0 {
+		t.Errorf("%d orders are still processing when every client is content", n)
+	}
 	issued, revoked := l.count()
 	t.Logf("%d kills; %d certificates issued, %d revoked; %d requests repeated, %d orders begun anew",
 		kills, issued, revoked, l.client.retries.Load(), l.lost.Load())
@@ -138,7 +139,7 @@ func killUnderLoad(t *testing.T, url string) {
 		t.Errorf("only %d certificates were issued between %d kills: the load was too small to prove anything", issued, kills)
 	}
 	l.keepsPromises()
-	last.stop()
+	p.stop()
 	s.doctor()
 }
 
@@ -178,8 +179,8 @@ func (s *site) killAt(at killSpot) {
 	if p.waitReady() == nil {
 		s.doctor()
 	}
-	if !p.wait(time.Minute) {
-		s.t.Errorf("nothing that the clients do passes fault point %s %d times in a minute", at.point, at.n)
+	if !p.wait(90 * time.Second) {
+		s.t.Errorf("nothing that the clients do passes fault point %s %d times in 90 s", at.point, at.n)
 		p.kill()
 		return
 	}

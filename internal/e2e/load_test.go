@@ -80,7 +80,7 @@ func (l *load) one() (err error) {
 	n := l.names.Add(1)
 	name := fmt.Sprintf("w%d.load.test", n)
 	l.site.resolve(name)
-	ctx, cancel := context.WithTimeout(l.ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(l.ctx, 5*time.Minute)
 	defer cancel()
 	c := l.client
 	if n%5 == 0 {

@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"chancery/internal/db"
 	"chancery/internal/dns/dnstest"
 )
 
@@ -32,7 +35,7 @@ type site struct {
 	t     testing.TB
 	bin   string
 	data  string // data directory
-	db    string // URL; "" is SQLite in the data directory
+	db    string // its URL; "" is SQLite in the data directory
 	dns   *dnstest.Server
 	flags []string // more flags of `chancery dev`
 
@@ -287,6 +290,29 @@ func (s *site) web() *http.Client {
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
 }
 
+// callAPI makes one request to the control plane as its administrator.
+func (s *site) callAPI(p *process, method, path, body string, into any) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, p.ready.API+path, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(readFile(s.t, p.ready.Token)))
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.web().Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 300 {
+		s.t.Fatalf("%s %s: %s (%v)\n%s", method, path, resp.Status, err, text)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		s.t.Fatalf("%s %s: %v\n%s", method, path, err, text)
+	}
+}
+
 // doctor checks invariants I1 to I6 and the journal by `chancery doctor`.
 func (s *site) doctor() {
 	s.t.Helper()
@@ -298,6 +324,40 @@ func (s *site) doctor() {
 	if !strings.Contains(out, "all hold") {
 		s.t.Errorf("doctor exits 0 and says:\n%s", out)
 	}
+}
+
+// What only the database knows.
+var (
+	qProcessing = db.SQL("e2e.count_processing", `SELECT count(*) FROM acme_order WHERE state = 'processing'`, db.Scan("test only"))
+	qSerials    = db.SQL("e2e.count_serials", `SELECT count(*) FROM certificate WHERE order_id = $1`, db.Scan("test only"))
+	qResponders = db.SQL("e2e.count_responders", `SELECT count(*) FROM authority WHERE role = 'ocsp'`, db.Scan("test only"))
+)
+
+// count asks the database for one number.
+func (s *site) count(stmt *db.Stmt, args ...any) int {
+	s.t.Helper()
+	d, err := db.Open(s.t.Context(), db.Config{URL: cmp.Or(s.db, filepath.Join(s.data, "chancery.db"))})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer d.Close()
+	n, err := db.Get(s.t.Context(), d.Read(), stmt, (*db.Row).Int, args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// settle waits until the program has signed what it needs for itself, so that
+// every later signature is for a client.
+func (s *site) settle() {
+	s.t.Helper()
+	eventually(s.t, 30*time.Second, func() error {
+		if s.count(qResponders) == 0 {
+			return errors.New("there is no OCSP responder yet")
+		}
+		return nil
+	})
 }
 
 // signatures returns how much the authority has signed so far.
