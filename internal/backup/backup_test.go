@@ -366,18 +366,21 @@ func TestBackupWhileServing(t *testing.T) {
 		stop, done := make(chan struct{}), make(chan error)
 		go func() {
 			var err error
-			for err == nil {
+			for range 60 { // enough to last for three backups, and few enough for three restores
 				select {
 				case <-stop:
-					done <- nil
+					done <- err
 					return
 				default:
-					_, err = s.CreateResponder(ctx, s.Authorities()[1].ID, "test")
+				}
+				if _, err = s.CreateResponder(ctx, s.Authorities()[1].ID, "test"); err != nil {
+					break
 				}
 			}
+			<-stop
 			done <- err
 		}()
-		for range 5 {
+		for range 3 {
 			var b bytes.Buffer
 			_, err := backup.Write(ctx, &b, in, "v1", time.Now())
 			check(t, err)
