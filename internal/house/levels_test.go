@@ -43,7 +43,7 @@ var levels = []level{
 	{"internal/acme/client", 2, []string{"internal/acme/solver"}},
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
 	{"internal/deploy", 2, nil},
-	{"internal/scan", 2, []string{"internal/inventory", "internal/job"}},
+	{"internal/scan", 2, []string{"internal/inventory", "internal/job", "internal/scan/probe", "internal/scan/verdict"}},
 	{"internal/ctwatch", 2, []string{"internal/inventory"}},
 	{"internal/alert", 2, []string{"internal/inventory", "internal/job"}},
 	{"internal/fleet", 2, nil},
