@@ -49,12 +49,15 @@ type promise struct {
 func startLoad(t testing.TB, p *process, n int) *load {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-	t.Cleanup(cancel)
 	l := &load{t: t, site: p.site, client: newClient(t, p), roots: p.site.roots(), ctx: ctx,
 		stop: make(chan struct{}), issued: map[string]promise{}}
 	for range n {
 		l.workers.Go(l.work)
 	}
+	t.Cleanup(func() { // the test may have failed before finish
+		cancel()
+		l.workers.Wait()
+	})
 	return l
 }
 
@@ -68,6 +71,9 @@ func (l *load) work() {
 		default:
 		}
 		if err := l.one(); err != nil {
+			if l.ctx.Err() != nil {
+				return
+			}
 			l.t.Errorf("a client did not get its certificate: %v", err)
 			return
 		}
