@@ -46,7 +46,7 @@ func showCommand[T any](c *conn, cmd *cobra.Command, path string, fields func(T)
 		if err != nil {
 			return err
 		}
-		cl, err := c.client()
+		cl, err := c.client(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -74,7 +74,7 @@ func accountsDeactivate(c *conn) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -130,7 +130,7 @@ func eabCreate(c *conn) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -172,7 +172,7 @@ func endCommand(c *conn, cmd *cobra.Command, path, noun string) *cobra.Command {
 	var dry bool
 	cmd.Args = exactArgs("ID")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client()
+		cl, err := c.client(cmd.Context())
 		if err != nil {
 			return err
 		}

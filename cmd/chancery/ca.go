@@ -21,8 +21,14 @@ responders. An AUTHORITY is an id or a name of `+"`chancery ca list`"+`.
 A root that is kept elsewhere signs in four steps:
   here    chancery ca csr --ca prod > prod.csr
   there   chancery ca sign ROOT prod.csr > prod.pem
-  here    chancery ca import AUTHORITY prod.pem`)
-	c := connect(e, cmd)
+  here    chancery ca import AUTHORITY prod.pem
+
+The file to import may hold more: what lies between, and the root itself at the
+end, which then stands in root.pem, too.
+
+With --offline the commands work on a data directory that no server runs on: to
+make the authorities before the first start, and on a machine without network.`)
+	c := connect(e, cmd).allowOffline()
 	cmd.AddCommand(caList(c), caShow(c), caInit(c), caCSR(c), caSign(c), caImport(c), caCrossSign(c), caRetire(c), caProfiles(c))
 	return cmd
 }
@@ -55,7 +61,7 @@ func caShow(c *conn) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -103,7 +109,7 @@ func caInit(c *conn) *cobra.Command {
 		Long: `Make a new certificate authority: a root, an issuing authority below it, and its
 OCSP responder. With --root only the issuing authority is made, below a root
 that exists: that is how a new generation begins.`,
-		Example: "  chancery ca init --ca prod --organization 'Example Ltd' --key-type p384\n  chancery ca init --ca prod --root prod-root-8w3n5t7p\n  chancery ca init --ca prod --root-only --period 7300d",
+		Example: "  chancery ca init --ca prod --organization 'Example Ltd' --key-type p384\n  chancery ca init --ca prod --root prod-root-8w3n5t7p\n  chancery ca init --ca prod --root-only --period 7300d\n  chancery ca init --offline --config /etc/chancery.toml --ca prod",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -115,7 +121,7 @@ that exists: that is how a new generation begins.`,
 			if err != nil {
 				return err
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -186,7 +192,7 @@ func caCSR(c *conn) *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -239,7 +245,7 @@ func caSign(c *conn) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -281,7 +287,7 @@ func chainCommand(c *conn, cmd *cobra.Command, path, verb string) *cobra.Command
 		if err != nil {
 			return err
 		}
-		cl, err := c.client()
+		cl, err := c.client(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -326,7 +332,7 @@ func caRetire(c *conn) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}

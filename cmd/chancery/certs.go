@@ -112,7 +112,7 @@ func certsShow(c *conn) *cobra.Command {
 }
 
 func certByRef(ctx context.Context, c *conn, ref string) (v api.CertificateDetail, err error) {
-	cl, err := c.client()
+	cl, err := c.client(ctx)
 	if err != nil {
 		return v, err
 	}
@@ -177,7 +177,7 @@ func certsGet(c *conn) *cobra.Command {
 			if !slices.Contains([]string{"chain", "pem", "der"}, format) {
 				return usagef("--format %s is none of chain, pem, der", format)
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -206,7 +206,7 @@ func certsExport(c *conn) *cobra.Command {
 			if format != "csv" && format != "jsonl" {
 				return usagef("--format %s is neither csv nor jsonl", format)
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -269,7 +269,7 @@ them up.`,
 			if (f.query == "") == (len(args) == 0) {
 				return usagef("name certificates, or --query, and not both")
 			}
-			cl, err := c.client()
+			cl, err := c.client(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ import (
 type conn struct {
 	e                               env
 	server, tokenFile, caFile, data string
+	config                          string         // of --offline
+	offline                         bool           // work on the data directory itself
 	cmd                             *cobra.Command // where the flags are
 }
 
@@ -35,8 +38,38 @@ func connect(e env, cmd *cobra.Command) *conn {
 	return c
 }
 
+// allowOffline adds --offline, for commands that make sense before a server
+// has ever run, or on a machine without one.
+func (c *conn) allowOffline() *conn {
+	f := c.cmd.PersistentFlags()
+	f.BoolVar(&c.offline, "offline", false, "work on --data itself; no server may run on it")
+	f.StringVarP(&c.config, "config", "c", "", "configuration `file`, with --offline: data directory, database and URLs come from it")
+	return c
+}
+
+// local returns a client for the installation that the flags name.
+func (c *conn) local(ctx context.Context) (*client.Client, error) {
+	cfg, err := loadConfig(c.e, c.config)
+	if err != nil {
+		return nil, err
+	}
+	if c.config == "" || c.cmd.PersistentFlags().Changed("data") {
+		cfg.Server.Data = c.data
+	}
+	o, err := app.OpenOffline(ctx, cfg, c.e.build())
+	if err != nil {
+		return nil, err
+	}
+	*c.e.closers = append(*c.e.closers, o)
+	http, token := o.Client()
+	return client.New(client.Config{Server: "http://offline", Token: token, HTTP: http})
+}
+
 // client returns a client for the server that the flags name.
-func (c *conn) client() (*client.Client, error) {
+func (c *conn) client(ctx context.Context) (*client.Client, error) {
+	if c.offline {
+		return c.local(ctx)
+	}
 	cfg := client.Config{Server: c.server, UserAgent: "chancery/" + c.e.build().Version}
 	// Another server is never sent the local administrator's token, unless the
 	// command line names the directory.

@@ -49,7 +49,7 @@ func (l *listing[T]) run(ctx context.Context, c *conn, args []string) error {
 	if l.limit < 0 {
 		return usagef("--limit %d is negative; 0 shows all", l.limit)
 	}
-	api, err := c.client()
+	api, err := c.client(ctx)
 	if err != nil {
 		return err
 	}
