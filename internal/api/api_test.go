@@ -259,7 +259,12 @@ func TestAuthorities(t *testing.T) {
 		if err != nil || active.State != "active" || active.Parent != root.ID {
 			t.Fatal(active, err)
 		}
-		crossed, err := client.Post[api.Authority](ctx, w.admin, "/authorities/"+asked.ID+"/cross-sign", map[string]any{"chain": signed.Chain})
+		if _, err := client.Post[api.Authority](ctx, w.admin, "/authorities/"+asked.ID+"/cross-sign", map[string]any{"chain": signed.Chain}); !fault.Is(err, fault.Invalid) {
+			t.Fatalf("an authority was cross-signed by its own certificate: %v", err)
+		}
+		again, err := client.Post[api.Signed](ctx, w.admin, "/authorities/"+root.Name+"/sign", map[string]any{"csr": asked.CSR, "period": "300d"})
+		check(t, err)
+		crossed, err := client.Post[api.Authority](ctx, w.admin, "/authorities/"+asked.ID+"/cross-sign", map[string]any{"chain": again.Chain})
 		if err != nil || len(crossed.Chains) != 2 {
 			t.Fatal(len(crossed.Chains), err)
 		}
