@@ -170,6 +170,7 @@ type Server struct {
 	limits   *Limits
 	ops      ops
 	pool     *loop.Pool
+	open     openBounds
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc
