@@ -14,7 +14,6 @@ import (
 
 	"chancery/internal/app"
 	"chancery/internal/config"
-	"chancery/internal/obs"
 	"chancery/internal/pki"
 )
 

@@ -197,6 +197,7 @@ func (a *App) listen() ([]listener, error) {
 	secure := httpd.NewMux(httpMetrics)
 	a.acme.Routes(secure)
 	a.api.Routes(secure)
+	a.homeRoutes(secure)
 	plain := httpd.NewMux(httpMetrics)
 	a.status.Routes(plain)
 	s := a.cfg.Server

@@ -15,6 +15,7 @@ import (
 	"chancery/internal/config"
 	"chancery/internal/db"
 	"chancery/internal/fault"
+	"chancery/internal/keys"
 	"chancery/internal/status"
 )
 
@@ -50,6 +51,10 @@ func CheckIssuance(ctx context.Context, cfg *config.Config) (*IssuanceReport, er
 		return nil, err
 	}
 	defer d.Close()
+	store, err := openKeys(cfg, p)
+	if err != nil {
+		return nil, err
+	}
 	log, err := os.Open(p.signerLog())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open signer log: %w", err)
@@ -65,10 +70,10 @@ func CheckIssuance(ctx context.Context, cfg *config.Config) (*IssuanceReport, er
 		}
 		lines = io.NewSectionReader(log, 0, size)
 	}
-	return checkIssuance(ctx, d, lines, time.Now())
+	return checkIssuance(ctx, d, store.Sealer(), lines, time.Now())
 }
 
-func checkIssuance(ctx context.Context, d *db.DB, signerLog io.Reader, now time.Time) (*IssuanceReport, error) {
+func checkIssuance(ctx context.Context, d *db.DB, secrets *keys.Sealer, signerLog io.Reader, now time.Time) (*IssuanceReport, error) {
 	rep := &IssuanceReport{Findings: []ca.Finding{}}
 	more := 0
 	report := func(f ca.Finding) {
@@ -85,7 +90,7 @@ func checkIssuance(ctx context.Context, d *db.DB, signerLog io.Reader, now time.
 		if err = status.Check(ctx, q, now, report); err != nil {
 			return err
 		}
-		return server.Check(ctx, q, now, report)
+		return server.Check(ctx, q, secrets, now, report)
 	})
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"chancery/internal/httpd"
 	"chancery/internal/limit"
 	"chancery/internal/status"
+	"chancery/internal/token"
 )
 
 // openEdges prepares status, ACME and API, and this server's own certificate.
@@ -32,10 +33,11 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if err := a.openACME(registered); err != nil {
 		return err
 	}
-	if _, err := api.EnsureAdminToken(ctx, a.db, a.paths.adminToken()); err != nil {
+	if _, err := token.EnsureAdmin(ctx, a.db, a.paths.adminToken(), time.Now()); err != nil {
 		return err
 	}
-	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, Build: a.opts.Build, Log: a.log, Changed: a.changed})
+	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
+		Build: a.opts.Build, Log: a.log, Changed: a.changed})
 	if err != nil {
 		return err
 	}
@@ -85,9 +87,13 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		MaxNames: c.MaxNames, MaxBody: c.MaxBody, OrderLifetime: c.OrderLifetime, PendingLifetime: c.PendingLifetime,
 		AuthorizationLifetime: c.AuthorizationLifetime, Retention: c.Retention, ChallengeWait: orNever(c.ChallengeWait),
 		ValidationTimeout: v.Timeout + v.DNSTimeout, Workers: v.Workers, RenewalPoll: c.RenewalPoll, Limits: limits,
-		OnIssue:  func(_ context.Context, cert *ca.Certificate) { a.status.Issued(cert) },
-		OnRevoke: func(_ context.Context, cert *ca.Certificate) { a.status.Revoked(cert) },
-		Metrics:  a.metrics, PoolMetrics: a.loops, Log: a.log,
+		OnIssue: func(_ context.Context, cert *ca.Certificate) { a.status.Issued(cert) },
+		OnRevoke: func(ctx context.Context, cert *ca.Certificate) {
+			if err := a.status.Revoked(ctx, cert); err != nil {
+				a.log.WarnContext(ctx, "revoked answer not signed yet", "error", err)
+			}
+		},
+		Metrics: a.metrics, PoolMetrics: a.loops, Log: a.log,
 	})
 	return err
 }

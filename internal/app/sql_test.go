@@ -43,8 +43,11 @@ func TestNoStatementScansATable(t *testing.T) {
 				t.Errorf("%s: %v", s.Name, err)
 				continue
 			}
-			if found := fullScan[d.Engine()].FindString(plan); found != "" {
-				t.Errorf("%s: %s; add an index, or mark it db.Scan with the reason\n%s", s.Name, found, plan)
+			for _, m := range fullScan[d.Engine()].FindAllStringSubmatch(plan, -1) {
+				// A scan of a sub-select's result costs what the sub-select gave.
+				if !strings.Contains(plan, "CO-ROUTINE "+m[1]+"\n") {
+					t.Errorf("%s: %s; add an index, or mark it db.Scan with the reason\n%s", s.Name, m[0], plan)
+				}
 			}
 		}
 	})

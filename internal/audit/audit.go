@@ -167,6 +167,16 @@ func head(ctx context.Context, tx *db.Tx) (seq int64, hash []byte, err error) {
 	return seq, hash, err
 }
 
+// Head returns the seq of the last placed entry, 0 for an empty journal. Who
+// reads a state and then follows from the Head read before it misses nothing.
+func Head(ctx context.Context, q db.Q) (int64, error) {
+	seq, err := db.Get(ctx, q, qHead, (*db.Row).Int64)
+	if errors.Is(err, db.ErrNotFound) {
+		return 0, nil
+	}
+	return seq, err
+}
+
 // Follow returns up to limit placed entries after seq, in order, without gaps.
 func Follow(ctx context.Context, q db.Q, seq int64, limit int) ([]Record, error) {
 	return db.List(ctx, q, qFollow, scanRecord, seq, limit)

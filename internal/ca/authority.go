@@ -63,7 +63,8 @@ type Authority struct {
 	// by default, the others as RFC 8555 section 7.4.2 alternates.
 	Chains [][]byte
 
-	signer   *keys.Signer // nil when the key is not here
+	signer   *keys.Signer // of certificates, witnessed; nil when the key is not here
+	status   *keys.Signer // the same key for CRLs and OCSP answers
 	encoders sync.Map     // profile hash -> *pki.Encoder
 }
 
@@ -112,15 +113,18 @@ func (a *Authority) parse() error {
 }
 
 // CanSign reports whether the authority's key is at hand.
-func (a *Authority) CanSign() bool { return a.signer != nil }
+func (a *Authority) CanSign() bool { return a.status != nil }
 
 // SignTBS signs a CRL or an OCSP answer with the authority's key. Certificates
-// are signed by Issue alone, so the argument must not be a TBSCertificate.
+// are signed by Issue alone: bytes that begin like a TBSCertificate are refused.
 func (a *Authority) SignTBS(ctx context.Context, tbs []byte) ([]byte, error) {
-	if a.signer == nil {
+	if a.status == nil {
 		return nil, fault.New(fault.Unavailable, "the key of authority %s is not on this machine", a.Name).Retry(time.Hour)
 	}
-	return a.signer.SignTBS(ctx, tbs)
+	if pki.IsTBSCertificate(tbs) {
+		return nil, fmt.Errorf("sign status of authority %s: the bytes are a certificate", a.Name)
+	}
+	return a.status.SignTBS(ctx, tbs)
 }
 
 // Issuer returns what certificates and CRLs of a say about it.

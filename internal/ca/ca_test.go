@@ -454,4 +454,8 @@ func TestProfilePermits(t *testing.T) {
 	if err := p.Permits(dns("*.example.test")); err != nil {
 		t.Error(err)
 	}
+	p.Permitted, p.Excluded = []string{}, nil
+	if p.Permits(dns("example.test")) == nil {
+		t.Error("an empty list of permitted domains permits")
+	}
 }

@@ -149,9 +149,10 @@ func issuingProfile(period time.Duration) Profile {
 }
 
 // CreateResponder makes the delegated OCSP signer of an authority (RFC 6960
-// section 4.2.2.2): a P-256 key, id-kp-OCSPSigning, id-pkix-ocsp-nocheck.
+// section 4.2.2.2): a P-256 key, id-kp-OCSPSigning, id-pkix-ocsp-nocheck. The
+// authority may be retired: its certificates live on, and so does their status.
 func (s *Service) CreateResponder(ctx context.Context, authorityID, actor string) (*Authority, error) {
-	parent, err := s.withKey(ctx, authorityID)
+	parent, err := s.StatusSigner(ctx, authorityID)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +206,12 @@ func (s *Service) withKey(ctx context.Context, id string) (*Authority, error) {
 	if a == nil || a.State != Active {
 		return nil, fault.New(fault.NotFound, "there is no active authority %q", id)
 	}
-	if a.signer != nil {
+	return s.opened(ctx, a)
+}
+
+// opened returns a if its key is open, and otherwise a copy with the key open.
+func (s *Service) opened(ctx context.Context, a *Authority) (*Authority, error) {
+	if a.CanSign() {
 		return a, nil
 	}
 	if a.KeyRef == "" {

@@ -114,14 +114,14 @@ func keep(was, now *Authority) *Authority {
 	if was.State == now.State && string(was.DER) == string(now.DER) && slices.EqualFunc(was.Chains, now.Chains, slices.Equal) {
 		return was
 	}
-	now.signer = was.signer
+	now.signer, now.status = was.signer, was.status
 	return now
 }
 
 // openKey opens the key of an authority that signs. The key of a root stays
 // closed until it is needed, and may be offline for good.
 func (s *Service) openKey(ctx context.Context, a *Authority) error {
-	if a.signer != nil || a.KeyRef == "" || a.State == Pending || a.Role == RoleRoot {
+	if a.status != nil || a.KeyRef == "" || a.State == Pending || a.Role == RoleRoot {
 		return nil
 	}
 	return s.open(ctx, a)
@@ -135,12 +135,13 @@ func (s *Service) open(ctx context.Context, a *Authority) error {
 	if eq, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); a.Cert != nil && (!ok || !eq.Equal(a.Cert.PublicKey)) {
 		return fault.New(fault.Precondition, "the key %s does not belong to the certificate of authority %s; restore the right key store", a.KeyRef, a.Name)
 	}
-	// Only certificates are witnessed: an OCSP responder signs none.
-	record := s.record
-	if a.Role == RoleOCSP {
-		record = nil
+	// Only certificates are witnessed; an OCSP responder signs none.
+	if a.Role != RoleOCSP {
+		if a.signer, err = keys.NewSigner(key, s.record); err != nil {
+			return err
+		}
 	}
-	a.signer, err = keys.NewSigner(key, record)
+	a.status, err = keys.NewSigner(key, nil)
 	return err
 }
 
@@ -178,6 +179,17 @@ func (s *Service) Responder(a *Authority) (signer *Authority, delegated bool) {
 		return r, true
 	}
 	return a, false
+}
+
+// StatusSigner returns the authority with this id, its key open to sign CRLs
+// and OCSP answers. A root's key is opened for the caller alone and is closed
+// again when the returned value is dropped.
+func (s *Service) StatusSigner(ctx context.Context, id string) (*Authority, error) {
+	a := s.Authority(id)
+	if a == nil || a.State == Pending {
+		return nil, fault.New(fault.NotFound, "there is no authority %q that has a certificate", id)
+	}
+	return s.opened(ctx, a)
 }
 
 // URLs returns where status is served.

@@ -372,6 +372,25 @@ func TestDatabaseGoneIsUnavailableAndComesBack(t *testing.T) {
 	}
 }
 
+// After Close the database is one file again: nothing is left in a WAL that a
+// copy of the file would miss.
+func TestCloseLeavesOneFile(t *testing.T) {
+	path := dbtest.SQLiteURL(t)
+	d := dbtest.Open(t, path)
+	if err := d.Write(context.Background(), func(tx *db.Tx) error { return put(context.Background(), tx, "a", "1") }); err != nil {
+		t.Fatal(err)
+	}
+	if v := value(t, d, "a"); v != "1" {
+		t.Fatal(v)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path + "-wal"); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("the WAL is still there: %v", err)
+	}
+}
+
 func TestIDsSortByTime(t *testing.T) {
 	at := time.UnixMilli(1767225600123).UTC()
 	a, b := db.NewID(at), db.NewID(at.Add(time.Millisecond))

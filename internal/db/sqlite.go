@@ -37,7 +37,7 @@ type liteEngine struct {
 	batch   int
 	mu      sync.RWMutex // guards closed against a send on queue
 	closed  bool
-	stopped chan struct{} // closed when the writer goroutine has ended
+	stopped chan *liteConn // gets the write connection when the writer has ended
 
 	// broken is set by a failed commit and cleared by the next good one; while
 	// set, ping writes a page to find out whether storage has recovered.
@@ -68,17 +68,17 @@ func openSQLite(path string, cfg Config) (*liteEngine, error) {
 		return nil, err
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("open database: %w", err), w.c.Close())
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), w.close())
 	}
 	e := &liteEngine{
 		readers: make(chan *liteConn, n), size: n, path: path,
 		queue: make(chan *liteWrite, cfg.WriteQueue), batch: cfg.WriteBatch,
-		stopped: make(chan struct{}),
+		stopped: make(chan *liteConn, 1),
 	}
 	for range n {
 		r, err := openLite(path, cfg, sqlite.OpenReadOnly|sqlite.OpenNoMutex)
 		if err != nil {
-			return nil, errors.Join(err, e.closeReaders(len(e.readers)), w.c.Close())
+			return nil, errors.Join(err, e.closeReaders(len(e.readers)), w.close())
 		}
 		e.readers <- r
 	}
@@ -106,9 +106,19 @@ func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error
 func (e *liteEngine) closeReaders(n int) error {
 	var err error
 	for range n {
-		err = errors.Join(err, (<-e.readers).c.Close())
+		err = errors.Join(err, (<-e.readers).close())
 	}
 	return err
+}
+
+// close ends the connection for good: SQLite keeps one alive while it has
+// statements.
+func (c *liteConn) close() error {
+	var err error
+	for _, st := range c.stmts {
+		err = errors.Join(err, st.Finalize())
+	}
+	return errors.Join(err, c.c.Close())
 }
 
 func (e *liteEngine) close() error {
@@ -120,8 +130,10 @@ func (e *liteEngine) close() error {
 	e.closed = true
 	close(e.queue)
 	e.mu.Unlock()
-	<-e.stopped
-	return e.closeReaders(e.size)
+	w := <-e.stopped
+	// The write connection goes last: SQLite empties the WAL into the database
+	// when its last connection ends, which a reader could not do.
+	return errors.Join(e.closeReaders(e.size), w.close())
 }
 
 // ---- writing ----
@@ -160,8 +172,7 @@ func (e *liteEngine) enqueue(w *liteWrite) error {
 // next callbacks gather in the queue, so the batch adapts to the load and no
 // timer is needed.
 func (e *liteEngine) writer(c *liteConn) {
-	defer close(e.stopped)
-	defer c.c.Close()
+	defer func() { e.stopped <- c }()
 	batch := make([]*liteWrite, 0, e.batch)
 	for w := range e.queue {
 		batch = append(batch[:0], w)
@@ -504,11 +515,17 @@ func (e *liteEngine) explain(ctx context.Context, s *Stmt) (string, error) {
 		return "", err
 	}
 	defer func() { e.readers <- c }()
+	st, _, err := c.c.PrepareTransient("EXPLAIN QUERY PLAN " + s.sqlite) // parameters stay NULL
+	if err != nil {
+		return "", sqliteError(s.Name, err)
+	}
+	defer st.Finalize()
 	var plan strings.Builder
-	err = sqlitex.ExecuteTransient(c.c, "EXPLAIN QUERY PLAN "+s.sqlite, &sqlitex.ExecOptions{
-		ResultFunc: func(st *sqlite.Stmt) error {
-			plan.WriteString(st.ColumnText(3) + "\n")
-			return nil
-		}})
-	return plan.String(), sqliteError(s.Name, err)
+	for {
+		row, err := st.Step()
+		if err != nil || !row {
+			return plan.String(), sqliteError(s.Name, err)
+		}
+		plan.WriteString(st.ColumnText(3) + "\n")
+	}
 }

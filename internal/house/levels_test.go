@@ -35,6 +35,7 @@ var levels = []level{
 	{"internal/job", 2, []string{"internal/audit"}},
 	{"internal/audit", 2, nil},
 	{"internal/limit", 2, nil},
+	{"internal/token", 2, []string{"internal/audit"}},
 	{"internal/ca", 2, []string{"internal/audit"}},
 	{"internal/status", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/inventory", 2, []string{"internal/audit"}},

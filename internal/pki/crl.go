@@ -167,6 +167,17 @@ func CRLEntries(der []byte) iter.Seq2[RevokedEntry, error] {
 	}
 }
 
+// CRLEntryBytes returns the concatenated entries of a DER CRL or TBSCertList,
+// as AppendCRLEntry makes them, without a copy; nil when it has none. The
+// entries themselves are not looked at.
+func CRLEntryBytes(der []byte) ([]byte, error) {
+	list, ok := revokedList(der)
+	if !ok {
+		return nil, errors.New("read CRL: not a DER certificate list")
+	}
+	return list, nil
+}
+
 // revokedList returns the content of revokedCertificates.
 func revokedList(der []byte) (list cryptobyte.String, ok bool) {
 	var tbs cryptobyte.String

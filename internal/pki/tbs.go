@@ -310,3 +310,12 @@ func TBSOf(certificate []byte) ([]byte, error) {
 	}
 	return tbs, nil
 }
+
+// IsTBSCertificate reports whether der begins like the TBSCertificate of a v2
+// or v3 certificate: a SEQUENCE that opens with "[0] EXPLICIT Version". CRLs
+// and OCSP answers of ours never do (they open with an INTEGER or "[2]").
+func IsTBSCertificate(der []byte) bool {
+	var tbs cryptobyte.String
+	in := cryptobyte.String(der)
+	return in.ReadASN1(&tbs, cbasn1.SEQUENCE) && tbs.PeekASN1Tag(contextTag(0))
+}

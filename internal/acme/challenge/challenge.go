@@ -134,6 +134,14 @@ func (p Proof) At() time.Time {
 	return p.p.At
 }
 
+// AccountURL returns whose account was validated for, or "".
+func (p Proof) AccountURL() string {
+	if p.p == nil {
+		return ""
+	}
+	return p.p.AccountURL
+}
+
 // Perspective returns where the validation ran.
 func (p Proof) Perspective() string {
 	if p.p == nil {

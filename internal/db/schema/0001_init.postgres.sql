@@ -180,9 +180,9 @@ CREATE TABLE acme_authz (
 	state          TEXT COLLATE "C" NOT NULL CHECK (state IN ('pending', 'valid', 'invalid', 'deactivated', 'expired', 'revoked')),
 	challenges     TEXT COLLATE "C" NOT NULL,
 	method         TEXT COLLATE "C",
-	proof          TEXT COLLATE "C",
+	proof          BYTEA,
 	validated_at   BIGINT,
-	caa_checked_at BIGINT,
+	caa            BYTEA,
 	expires_at     BIGINT NOT NULL,
 	created_at     BIGINT NOT NULL
 );

@@ -180,9 +180,9 @@ CREATE TABLE acme_authz (
 	state          TEXT NOT NULL CHECK (state IN ('pending', 'valid', 'invalid', 'deactivated', 'expired', 'revoked')),
 	challenges     TEXT NOT NULL,
 	method         TEXT,
-	proof          TEXT,
+	proof          BLOB,
 	validated_at   INTEGER,
-	caa_checked_at INTEGER,
+	caa            BLOB,
 	expires_at     INTEGER NOT NULL,
 	created_at     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,298 @@
+package server
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json/v2"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"chancery/internal/acme"
+	"chancery/internal/acme/challenge"
+	"chancery/internal/audit"
+	"chancery/internal/db"
+	"chancery/internal/fault"
+	"chancery/internal/httpd"
+	"chancery/internal/pki"
+)
+
+// Authorization is the right of an account to one identifier.
+type Authorization struct {
+	ID         string
+	AccountID  string
+	CA         string
+	OrderID    string                   // of the order it was made for, or ""
+	Identifier pki.Identifier           // with "*." for a wildcard
+	State      acme.AuthorizationStatus // as stored; see StateAt
+	Challenges []Challenge
+	Method     challenge.Type // that proved it, or ""
+	Proof      []byte         // sealed
+	CAA        []byte         // sealed clearance of the last CAA check
+	Validated  time.Time
+	ExpiresAt  time.Time
+	CreatedAt  time.Time
+}
+
+// Challenge is one way to prove an authorization, as stored.
+type Challenge struct {
+	Type      challenge.Type       `json:"type"`
+	Token     string               `json:"token"` // base64url, 128 random bits
+	State     acme.ChallengeStatus `json:"status"`
+	Validated time.Time            `json:"validated,omitzero"`
+	Error     *acme.Problem        `json:"error,omitempty"`
+}
+
+const authzColumns = `id, account_id, ca, order_id, identifier, wildcard, state, challenges, method, proof, caa, validated_at, expires_at, created_at`
+
+var (
+	qAuthz       = db.SQL("acme.get_authorization", `SELECT `+authzColumns+` FROM acme_authz WHERE id = $1`)
+	qAuthzs      = db.SQL("acme.list_authorizations", `SELECT `+authzColumns+` FROM acme_authz WHERE id = ANY($1::text[])`)
+	qInsertAuthz = db.SQL("acme.insert_authorization", `INSERT INTO acme_authz (id, account_id, ca, order_id, identifier, wildcard, state,
+		challenges, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, $9)`)
+	qReusable = db.SQL("acme.find_valid_authorizations", `SELECT id, identifier, wildcard, method, expires_at FROM acme_authz
+		WHERE account_id = $1 AND identifier = ANY($2::text[]) AND state = 'valid' AND expires_at > $3`)
+	qEndAuthz = db.SQL("acme.deactivate_authorization", `UPDATE acme_authz SET state = $2 WHERE id = $1 AND state IN ('pending', 'valid')`)
+	// The pattern is an identifier of ours between two quotes.
+	qEndOrders = db.SQL("acme.invalidate_orders_of_authorization", `UPDATE acme_order SET state = 'invalid', error = $3
+		WHERE account_id = $1 AND state IN ('pending', 'ready') AND authz_ids LIKE $2`)
+	qGuard = db.SQL("acme.guard_account", `UPDATE acme_account SET state = 'valid' WHERE id = $1 AND thumbprint = $2 AND state = 'valid'`)
+)
+
+func scanAuthz(r *db.Row) (Authorization, error) {
+	z := Authorization{ID: r.Text(), AccountID: r.Text(), CA: r.Text(), OrderID: r.Text()}
+	z.Identifier = identifierOf(r.Text(), r.Bool())
+	z.State = acme.AuthorizationStatus(r.Text())
+	challenges := r.Text()
+	z.Method, z.Proof, z.CAA = challenge.Type(r.Text()), r.Bytes(), r.Bytes()
+	z.Validated, z.ExpiresAt, z.CreatedAt = r.Time(), r.Time(), r.Time()
+	return z, wrap("read authorization "+z.ID, decodeText(challenges, &z.Challenges))
+}
+
+// identifierOf reads the two columns of an identifier: "type:value" without
+// "*.", and whether it stands for the wildcard.
+func identifierOf(text string, wildcard bool) pki.Identifier {
+	typ, value, _ := strings.Cut(text, ":")
+	if wildcard {
+		value = "*." + value
+	}
+	return pki.Identifier{Type: pki.IdentifierType(typ), Value: value}
+}
+
+// offers returns the challenge types of a profile that may prove id.
+func (s *Server) offers(p *Profile, id pki.Identifier) []challenge.Type {
+	can := s.cfg.Validators.Offers(id)
+	out := make([]challenge.Type, 0, len(p.Challenges))
+	for _, t := range p.Challenges {
+		if slices.Contains(can, t) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// newAuthorization returns a pending authorization of the signer.
+func newAuthorization(m *message, id pki.Identifier, types []challenge.Type, expires time.Time) Authorization {
+	z := Authorization{ID: db.NewID(m.now), AccountID: m.acct.ID, CA: m.ca.name, Identifier: id, State: acme.AuthorizationPending,
+		ExpiresAt: expires, CreatedAt: m.now, Challenges: make([]Challenge, len(types))}
+	for i, t := range types {
+		z.Challenges[i] = Challenge{Type: t, Token: newToken(), State: acme.ChallengePending}
+	}
+	return z
+}
+
+// newToken returns 128 random bits in base64url (RFC 8555 section 8.1).
+func newToken() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails; see crypto/rand
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// insert adds z with its encoded challenges to tx.
+func (z *Authorization) insert(tx *db.Tx, challenges string) {
+	tx.Queue(qInsertAuthz, nil, z.ID, z.AccountID, z.CA, null(z.OrderID), z.Identifier.Base().String(), z.Identifier.Wildcard(),
+		challenges, z.ExpiresAt, z.CreatedAt)
+}
+
+// StateAt returns the state at an instant: what was not used before it expired
+// has expired, without anybody having written so.
+func (z *Authorization) StateAt(now time.Time) acme.AuthorizationStatus {
+	if (z.State == acme.AuthorizationPending || z.State == acme.AuthorizationValid) && !now.Before(z.ExpiresAt) {
+		return acme.AuthorizationExpired
+	}
+	return z.State
+}
+
+// reuseMargin is how long an authorization must still be valid to be used for
+// a new order, so that the order does not expire at once.
+const reuseMargin = 10 * time.Minute
+
+// reusable returns the valid authorizations of the signer for ids that were
+// proved by a method that the profile allows; of several the one that lasts.
+func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile) (map[pki.Identifier]Authorization, error) {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.Base().String()
+	}
+	var found map[pki.Identifier]Authorization
+	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
+		z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
+		if !slices.Contains(p.Challenges, z.Method) {
+			return nil
+		}
+		if found == nil {
+			found = map[pki.Identifier]Authorization{}
+		}
+		if z.ExpiresAt.After(found[z.Identifier].ExpiresAt) {
+			found[z.Identifier] = z
+		}
+		return nil
+	}, m.acct.ID, texts, m.now.Add(reuseMargin))
+	return found, wrap("find valid authorizations", err)
+}
+
+// authz returns an authorization of the signer.
+func (s *Server) authz(m *message, id string) (z Authorization, err error) {
+	if !db.ValidID(id) {
+		return z, noSuch("authorization")
+	}
+	one := s.db.Read().One(m.ctx, qAuthz, func(r *db.Row) { z, err = scanAuthz(r) }, id)
+	if errors.Is(one, db.ErrNotFound) {
+		return z, noSuch("authorization")
+	}
+	if err := errors.Join(one, err); err != nil {
+		return z, wrap("read authorization", err)
+	}
+	return z, m.mine("authorization", z.AccountID, z.CA)
+}
+
+// object returns the authorization object (RFC 8555 section 7.1.4). running is
+// the type of the challenge that is being validated right now, or "".
+func (z *Authorization) object(a *authority, now time.Time, running challenge.Type) *acme.Authorization {
+	o := &acme.Authorization{Identifier: z.Identifier.Base(), Status: z.StateAt(now), Expires: acme.At(z.ExpiresAt),
+		Wildcard: z.Identifier.Wildcard(), Challenges: make([]acme.Challenge, 0, len(z.Challenges))}
+	for i := range z.Challenges {
+		c := z.Challenges[i].object(a, z.ID, running)
+		if z.State.Final() && c.Status == acme.ChallengePending || z.State == acme.AuthorizationValid && c.Status != acme.ChallengeValid {
+			continue // RFC 8555 section 7.1.4: only what was tried
+		}
+		o.Challenges = append(o.Challenges, c)
+	}
+	return o
+}
+
+// object returns the challenge object (RFC 8555 section 7.1.5).
+func (c *Challenge) object(a *authority, authz string, running challenge.Type) acme.Challenge {
+	o := acme.Challenge{Type: string(c.Type), URL: a.challengeURL(authz, c.Type), Status: c.State, Token: c.Token, Error: c.Error}
+	if !c.Validated.IsZero() {
+		o.Validated = acme.At(c.Validated)
+	}
+	if c.State == acme.ChallengePending && running == c.Type {
+		o.Status = acme.ChallengeProcessing
+	}
+	return o
+}
+
+// postAuthz answers POST to an authorization: read, or deactivate (RFC 8555
+// section 7.5.2).
+func (s *Server) postAuthz(m *message) (*httpd.Reply, error) {
+	z, err := s.authz(m, m.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	if !m.jws.PostAsGet() {
+		if err := s.endAuthz(m, &z); err != nil {
+			return nil, err
+		}
+	}
+	running := s.running(&z)
+	r := object(http.StatusOK, z.object(m.ca, m.now, running))
+	if running != "" {
+		r.RetryAfter = time.Second
+	}
+	return r, nil
+}
+
+func (s *Server) endAuthz(m *message, z *Authorization) error {
+	req, err := decode[acme.AuthorizationUpdate](m)
+	if err != nil {
+		return err
+	}
+	if req.Status != acme.AuthorizationDeactivated {
+		return fault.New(fault.Malformed, `an authorization's "status" can only be changed to "deactivated"`)
+	}
+	if !z.StateAt(m.now).CanBecome(acme.AuthorizationDeactivated) {
+		return fault.New(fault.Malformed, "the authorization is %s already", z.StateAt(m.now))
+	}
+	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
+		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
+		s.endQueued(tx, z, acme.AuthorizationDeactivated, m.actor(), m.now)
+		return audit.Append(tx, audit.Entry{At: m.now, Kind: "authorization.deactivate", Actor: m.actor(), Subject: "authorization:" + z.ID,
+			Data: map[string]string{"identifier": z.Identifier.Value}})
+	})
+	if err == nil {
+		z.State = acme.AuthorizationDeactivated
+	}
+	return wrap("deactivate authorization", err)
+}
+
+// endQueued ends an authorization and the open orders that count on it.
+func (s *Server) endQueued(tx *db.Tx, z *Authorization, state acme.AuthorizationStatus, actor string, now time.Time) {
+	gone := fault.New(fault.Conflict, "the authorization was changed at the same time")
+	tx.Queue(qEndAuthz, db.ExactlyOne(gone), z.ID, state)
+	why := fault.New(fault.Unauthorized, "the authorization of %s is %s", z.Identifier.Value, state)
+	tx.Queue(qEndOrders, nil, z.AccountID, `%"`+z.ID+`"%`, problemText(why))
+}
+
+// newAuthz answers new-authz: authorization before any order (RFC 8555 section
+// 7.4.1).
+func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
+	defer func() { measure(s.ops.newAuthz, m.now, err) }()
+	req, err := decode[acme.NewAuthorization](m)
+	if err != nil {
+		return nil, err
+	}
+	profile := m.ca.standard
+	id, err := s.identifier(req.Identifier.PKI(), profile)
+	if err != nil {
+		return nil, err
+	}
+	if id.Wildcard() {
+		return nil, fault.New(fault.Malformed, "a wildcard cannot be authorized in advance (RFC 8555 section 7.4.1); order it")
+	}
+	have, err := s.reusable(m, []pki.Identifier{id}, profile)
+	if err != nil {
+		return nil, err
+	}
+	if z, ok := have[id]; ok {
+		full, err := s.authz(m, z.ID)
+		if err != nil {
+			return nil, err
+		}
+		m.SetHeader("Location", m.ca.authzURL(z.ID))
+		return object(http.StatusOK, full.object(m.ca, m.now, "")), nil
+	}
+	return s.storeAuthz(m, newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime)))
+}
+
+func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
+	if err := charges(m.now, with(nil, s.limits.OrdersPerAccount, m.acct.ID, 1)); err != nil {
+		return nil, err
+	}
+	challenges, err := json.Marshal(z.Challenges)
+	if err != nil {
+		return nil, wrap("encode challenges", err)
+	}
+	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
+		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
+		z.insert(tx, string(challenges))
+		return nil
+	})
+	if err != nil {
+		return nil, wrap("store authorization", err)
+	}
+	m.SetHeader("Location", m.ca.authzURL(z.ID))
+	return object(http.StatusCreated, z.object(m.ca, m.now, "")), nil
+}

@@ -1,0 +1,109 @@
+package server
+
+import (
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"chancery/internal/ca"
+	"chancery/internal/db"
+	"chancery/internal/fault"
+	"chancery/internal/httpd"
+	"chancery/internal/pki"
+)
+
+// Media types of certificates (RFC 8555 section 9.1, RFC 5280 section 4.2.2.1).
+const (
+	typeChain = "application/pem-certificate-chain"
+	typeDER   = "application/pkix-cert"
+)
+
+// getCertificate answers POST-as-GET of a certificate with its chain (RFC 8555
+// section 7.4.2). Other chains have URLs of their own, linked as "alternate".
+func (s *Server) getCertificate(m *message) (*httpd.Reply, error) {
+	if err := m.postAsGet(); err != nil {
+		return nil, err
+	}
+	id := m.PathValue("id")
+	if !db.ValidID(id) {
+		return nil, noSuch("certificate")
+	}
+	c, err := ca.Get(m.ctx, s.db.Read(), id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.mine("certificate", c.AccountID, c.CA); err != nil {
+		return nil, err
+	}
+	auth := s.cfg.Issuer.Authority(c.AuthorityID)
+	if c.State != ca.StateIssued || auth == nil || len(auth.Chains) == 0 {
+		return nil, noSuch("certificate")
+	}
+	which, err := chainNumber(m.PathValue("chain"), len(auth.Chains))
+	if err != nil {
+		return nil, err
+	}
+	for i := range auth.Chains {
+		if i != which {
+			m.link(m.ca.chainURL(id, i), "alternate")
+		}
+	}
+	switch accepted(m.Header.Values("Accept")) {
+	case typeChain:
+		return httpd.Bytes(typeChain, append(pki.EncodeChain(c.DER), auth.Chains[which]...)), nil
+	case typeDER:
+		m.link(s.cfg.Issuer.URLs().Issuer(auth), "up")
+		return httpd.Bytes(typeDER, c.DER), nil
+	}
+	e := fault.New(fault.Malformed, "certificates are available as %s and %s", typeChain, typeDER)
+	e.HTTPStatus = http.StatusNotAcceptable
+	return nil, e
+}
+
+// chainURL is the URL of a certificate with its i-th chain.
+func (a *authority) chainURL(id string, i int) string {
+	if i == 0 {
+		return a.certURL(id)
+	}
+	return a.certURL(id) + "/" + strconv.Itoa(i)
+}
+
+// chainNumber reads the last part of a chain's URL.
+func chainNumber(text string, have int) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n >= have || strconv.Itoa(n) != text {
+		return 0, noSuch("certificate chain")
+	}
+	return n, nil
+}
+
+// accepted returns the media type that suits the Accept header: the chain
+// unless only something else will do, or "" if nothing does. Weights are not
+// ranked: a client that names both types takes the chain.
+func accepted(headers []string) string {
+	best, named := "", false
+	for _, h := range headers {
+		for part := range strings.SplitSeq(h, ",") {
+			t, params, err := mime.ParseMediaType(strings.TrimSpace(part))
+			if err != nil || params["q"] == "0" {
+				named = named || err == nil
+				continue
+			}
+			named = true
+			switch t {
+			case typeChain, "application/*", "*/*":
+				return typeChain
+			case typeDER:
+				best = typeDER
+			}
+		}
+	}
+	if !named {
+		return typeChain
+	}
+	return best
+}

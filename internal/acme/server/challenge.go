@@ -1,0 +1,290 @@
+package server
+
+import (
+	"context"
+	"encoding/json/v2"
+	"errors"
+	"net/http"
+	"time"
+
+	"chancery/internal/acme"
+	"chancery/internal/acme/challenge"
+	"chancery/internal/db"
+	"chancery/internal/fault"
+	"chancery/internal/httpd"
+)
+
+var (
+	qProve = db.SQL("acme.prove_authorization", `UPDATE acme_authz SET state = 'valid', challenges = $2, method = $3, proof = $4, caa = $5,
+			validated_at = $6, expires_at = $7
+		WHERE id = $1 AND state = 'pending' AND expires_at > $6
+			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $8 AND state = 'valid')`)
+	qCountProof = db.SQL("acme.count_authorization", `UPDATE acme_order SET authz_pending = authz_pending - 1,
+			state = CASE WHEN authz_pending = 1 THEN 'ready' ELSE state END
+		WHERE id = $1 AND state = 'pending' AND authz_pending > 0`)
+	qFailAuthz = db.SQL("acme.fail_authorization", `UPDATE acme_authz SET state = 'invalid', challenges = $2 WHERE id = $1 AND state = 'pending'`)
+	qFailOrder = db.SQL("acme.fail_order", `UPDATE acme_order SET state = 'invalid', error = $2 WHERE id = $1 AND state IN ('pending', 'ready')`)
+)
+
+// validation is one run of a challenge. result and err may be read once done
+// is closed.
+type validation struct {
+	done   chan struct{}
+	result Challenge
+	err    error // it could not be decided: the challenge is pending still
+}
+
+// trial is what a validation is about.
+type trial struct {
+	ca         *authority
+	authz      Authorization
+	index      int // of the challenge
+	thumbprint string
+}
+
+func (t *trial) challenge() *Challenge { return &t.authz.Challenges[t.index] }
+
+// find returns the index of the challenge of a type, or -1.
+func (z *Authorization) find(t challenge.Type) int {
+	for i := range z.Challenges {
+		if z.Challenges[i].Type == t {
+			return i
+		}
+	}
+	return -1
+}
+
+// running returns the type of the challenge of z that is being validated by
+// this process, or "".
+func (s *Server) running(z *Authorization) challenge.Type {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range z.Challenges {
+		if s.validating[z.ID+"/"+string(z.Challenges[i].Type)] != nil {
+			return z.Challenges[i].Type
+		}
+	}
+	return ""
+}
+
+// postChallenge answers POST to a challenge (RFC 8555 section 7.5.1). A
+// response starts the validation, or joins one that runs, and the answer waits
+// for its result for a while, so that the client need not poll.
+func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
+	z, err := s.authz(m, m.PathValue("authz"))
+	if err != nil {
+		return nil, err
+	}
+	i := z.find(challenge.Type(m.PathValue("type")))
+	if i < 0 {
+		return nil, noSuch("challenge")
+	}
+	m.link(m.ca.authzURL(z.ID), "up")
+	c, running := z.Challenges[i], challenge.Type("")
+	switch {
+	case m.jws.PostAsGet():
+		running = s.running(&z)
+	case z.StateAt(m.now) == acme.AuthorizationExpired:
+		return nil, fault.New(fault.Malformed, "the authorization has expired; make a new order")
+	default:
+		if _, err := acme.Decode[acme.ChallengeResponse](m.jws.Payload); err != nil {
+			return nil, err
+		}
+		if z.State == acme.AuthorizationPending && c.State == acme.ChallengePending {
+			if c, running, err = s.respond(m, z, i); err != nil {
+				return nil, err
+			}
+		}
+	}
+	o := c.object(m.ca, z.ID, running)
+	r := object(http.StatusOK, &o)
+	if o.Status == acme.ChallengeProcessing {
+		r.RetryAfter = time.Second
+	}
+	return r, nil
+}
+
+// respond validates and waits. running is not "" when the result is not known yet.
+func (s *Server) respond(m *message, z Authorization, i int) (c Challenge, running challenge.Type, err error) {
+	c = z.Challenges[i]
+	v, err := s.begin(m, &trial{m.ca, z, i, m.key.Thumbprint})
+	if err != nil {
+		return c, "", err
+	}
+	if s.cfg.ChallengeWait < 0 {
+		return c, c.Type, nil
+	}
+	patience := time.NewTimer(s.cfg.ChallengeWait)
+	defer patience.Stop()
+	select {
+	case <-v.done:
+		return v.result, "", v.err
+	case <-patience.C:
+	case <-m.ctx.Done():
+	}
+	return c, c.Type, nil
+}
+
+// begin starts a validation, or returns the one that runs.
+func (s *Server) begin(m *message, t *trial) (*validation, error) {
+	key := t.authz.ID + "/" + string(t.challenge().Type)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.validating[key]; v != nil {
+		return v, nil
+	}
+	if err := s.limits.failure(t.authz.AccountID, t.authz.Identifier, m.now); err != nil {
+		return nil, err
+	}
+	v := &validation{done: make(chan struct{})}
+	err := s.pool.TrySubmit(t.authz.AccountID, func() {
+		defer func() {
+			s.mu.Lock()
+			delete(s.validating, key)
+			s.mu.Unlock()
+			close(v.done)
+		}()
+		v.err = errInterrupted // stays if the validator panics
+		v.result, v.err = s.validate(t)
+	})
+	if err != nil {
+		return nil, fault.Wrap(err, fault.Unavailable, "too many validations are waiting; nothing was tried, try again").Retry(2 * time.Second)
+	}
+	s.validating[key] = v
+	return v, nil
+}
+
+var errInterrupted = fault.New(fault.Unavailable, "the validation was interrupted; try again").Retry(time.Second)
+
+// settleTimeout bounds the write of a result, after however long it took.
+const settleTimeout = 10 * time.Second
+
+// validate runs a trial to its end and stores the result.
+func (s *Server) validate(t *trial) (c Challenge, err error) {
+	start := time.Now()
+	fault.Point("acme.before_validation")
+	proof, caa, err := s.prove(t)
+	measure(s.ops.validate, start, err)
+	c = *t.challenge()
+	if s.ctx.Err() != nil {
+		return c, errInterrupted
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
+	defer cancel()
+	now := time.Now()
+	switch f := fault.As(err); {
+	case f == nil:
+		c.State, c.Validated = acme.ChallengeValid, proof.At()
+		err = s.settleValid(ctx, t, c, proof, caa, now)
+	case f.Status() >= http.StatusInternalServerError:
+		s.log.Error("validation failed on our side", "authorization", t.authz.ID, "type", string(c.Type), "error", err)
+		return c, err
+	default:
+		s.log.Info("validation refused", "authorization", t.authz.ID, "type", string(c.Type),
+			"identifier", t.authz.Identifier.Value, "error", err.Error(), "steps", challenge.StepsOf(err))
+		s.limits.failed(t.authz.AccountID, t.authz.Identifier, now)
+		c.State, c.Validated, c.Error = acme.ChallengeInvalid, now, acme.NewProblem(f)
+		err = s.settleInvalid(ctx, t, c, f)
+	}
+	if errors.Is(err, errSettled) {
+		return s.settled(ctx, t)
+	}
+	fault.Point("acme.after_validation")
+	return c, err
+}
+
+// errSettled means that another request or replica settled the authorization.
+var errSettled = errors.New("the authorization is settled")
+
+// settled returns the challenge as somebody else left it.
+func (s *Server) settled(ctx context.Context, t *trial) (c Challenge, err error) {
+	c = *t.challenge()
+	one := s.db.Read().One(ctx, qAuthz, func(r *db.Row) {
+		var z Authorization
+		if z, err = scanAuthz(r); err == nil {
+			if i := z.find(c.Type); i >= 0 {
+				c = z.Challenges[i]
+			}
+		}
+	}, t.authz.ID)
+	return c, wrap("read settled authorization", errors.Join(one, err))
+}
+
+// prove runs the validator and, at the same time, checks CAA: a name that may
+// not be issued is refused now, not at the end.
+func (s *Server) prove(t *trial) (challenge.Proof, challenge.Clearance, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.ValidationTimeout)
+	defer cancel()
+	type verdict struct {
+		clearance challenge.Clearance
+		err       error
+	}
+	c, account := t.challenge(), t.ca.accountURL(t.authz.AccountID)
+	caa := make(chan verdict, 1)
+	go func() {
+		clearance, err := t.ca.CAA.Check(ctx, t.authz.Identifier, c.Type, account)
+		caa <- verdict{clearance, err}
+	}()
+	proof, err := s.cfg.Validators.Validate(ctx, c.Type, challenge.Request{Identifier: t.authz.Identifier, Token: c.Token,
+		KeyAuthorization: acme.KeyAuthorization(c.Token, t.thumbprint), AccountURL: account})
+	if err != nil {
+		return challenge.Proof{}, challenge.Clearance{}, err
+	}
+	v := <-caa
+	if v.err != nil {
+		return challenge.Proof{}, challenge.Clearance{}, v.err
+	}
+	return proof, v.clearance, nil
+}
+
+// settleValid stores a proof, and makes the order ready if it was the last one.
+func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof challenge.Proof, caa challenge.Clearance, now time.Time) error {
+	sealed, err := s.proofs.Seal(proof)
+	if err != nil {
+		return err
+	}
+	clearance, err := s.proofs.SealClearance(caa)
+	if err != nil {
+		return err
+	}
+	text, err := t.encode(c)
+	if err != nil {
+		return err
+	}
+	z := &t.authz
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qProve, db.ExactlyOne(errSettled), z.ID, text, c.Type, sealed, clearance, now, proof.At().Add(t.ca.AuthorizationLifetime), z.AccountID)
+		if z.OrderID != "" {
+			tx.Queue(qCountProof, nil, z.OrderID)
+		}
+		return nil
+	})
+}
+
+// settleInvalid stores a failure, which ends the order too (RFC 8555 section
+// 7.1.6).
+func (s *Server) settleInvalid(ctx context.Context, t *trial, c Challenge, why *fault.Error) error {
+	text, err := t.encode(c)
+	if err != nil {
+		return err
+	}
+	z := &t.authz
+	id := z.Identifier
+	problem := problemText(fault.New(why.Code, "%s", why.Detail).
+		WithSub(fault.Sub{Code: why.Code, Detail: why.Detail, IdentifierType: string(id.Type), IdentifierValue: id.Value}))
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qFailAuthz, db.ExactlyOne(errSettled), z.ID, text)
+		if z.OrderID != "" {
+			tx.Queue(qFailOrder, nil, z.OrderID, problem)
+		}
+		return nil
+	})
+}
+
+// encode returns the challenges of the trial with c in its place.
+func (t *trial) encode(c Challenge) (string, error) {
+	list := append([]Challenge(nil), t.authz.Challenges...)
+	list[t.index] = c
+	b, err := json.Marshal(list)
+	return string(b), wrap("encode challenges", err)
+}

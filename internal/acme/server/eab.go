@@ -1,0 +1,125 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json/jsontext"
+	"errors"
+	"time"
+
+	"chancery/internal/acme"
+	"chancery/internal/audit"
+	"chancery/internal/db"
+	"chancery/internal/fault"
+	"chancery/internal/keys"
+)
+
+// EABKey is a key for external account binding (RFC 8555 section 7.3.4),
+// without its secret. One key makes one account.
+type EABKey struct {
+	KID       string
+	CA        string
+	Label     string // whom it was made for
+	AccountID string // that used it, or ""
+	CreatedAt time.Time
+	ExpiresAt time.Time // zero: never
+	UsedAt    time.Time // zero: not yet
+	RevokedAt time.Time // zero: not revoked
+}
+
+const eabColumns = `kid, ca, label, account_id, created_at, expires_at, used_at, revoked_at`
+
+var (
+	qInsertEAB = db.SQL("acme.insert_eab_key", `INSERT INTO eab_key (kid, ca, label, secret, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`)
+	qEABSecret = db.SQL("acme.get_eab_secret", `SELECT secret FROM eab_key WHERE kid = $1 AND ca = $2 AND account_id IS NULL
+		AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`)
+	qUseEAB = db.SQL("acme.use_eab_key", `UPDATE eab_key SET account_id = $2, used_at = $3 WHERE kid = $1 AND account_id IS NULL
+		AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`)
+	qListEAB   = db.SQL("acme.list_eab_keys", `SELECT `+eabColumns+` FROM eab_key WHERE kid > $1 ORDER BY kid LIMIT $2`)
+	qRevokeEAB = db.SQL("acme.revoke_eab_key", `UPDATE eab_key SET revoked_at = $2 WHERE kid = $1 AND revoked_at IS NULL`)
+)
+
+func scanEAB(r *db.Row) EABKey {
+	return EABKey{KID: r.Text(), CA: r.Text(), Label: r.Text(), AccountID: r.Text(), CreatedAt: r.Time(), ExpiresAt: r.Time(),
+		UsedAt: r.Time(), RevokedAt: r.Time()}
+}
+
+// binding is a verified external account binding that is not used up yet.
+type binding struct{ kid string }
+
+// bind verifies the external account binding of a new account; nil when there
+// is none and none is needed.
+func (s *Server) bind(m *message, sent jsontext.Value) (*binding, error) {
+	if len(sent) == 0 || sent.Kind() == 'n' {
+		if m.ca.EABRequired {
+			return nil, fault.New(fault.ExternalAccountRequired, "this CA takes bound accounts only: ask its operator for an external account binding key")
+		}
+		return nil, nil
+	}
+	kid, err := acme.VerifyEAB(m.jws, m.key, sent, func(kid string) ([]byte, error) {
+		return s.eabSecret(m.ctx, kid, m.ca.name, m.now)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &binding{kid}, nil
+}
+
+// eabSecret returns the secret of a usable key, or nil.
+func (s *Server) eabSecret(ctx context.Context, kid, ca string, now time.Time) ([]byte, error) {
+	sealed, err := db.Get(ctx, s.db.Read(), qEABSecret, (*db.Row).Bytes, kid, ca, now)
+	if errors.Is(err, db.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wrap("read external account binding key", err)
+	}
+	return s.cfg.Secrets.Open(sealed, eabPlace(kid))
+}
+
+// eabPlace binds a sealed secret to its row.
+func eabPlace(kid string) []byte { return []byte("eab_key/" + kid) }
+
+// use spends the key: of two accounts at once one gets it.
+func (b *binding) use(tx *db.Tx, accountID string, now time.Time) {
+	spent := fault.New(fault.Unauthorized, "external account binding is not accepted: its key id is unknown or used up")
+	tx.Queue(qUseEAB, db.ExactlyOne(spent), b.kid, accountID, now)
+}
+
+// CreateEAB makes a key for one account of a CA and returns its secret, which
+// is never shown again. life 0 means that the key does not expire. actor is
+// for the journal.
+func CreateEAB(ctx context.Context, d *db.DB, sealer *keys.Sealer, ca, label, actor string, life time.Duration) (EABKey, []byte, error) {
+	now := time.Now()
+	secret := make([]byte, 32)
+	rand.Read(secret) // never fails; see crypto/rand
+	k := EABKey{KID: db.NewID(now), CA: ca, Label: label, CreatedAt: now}
+	if life > 0 {
+		k.ExpiresAt = now.Add(life)
+	}
+	sealed := sealer.Seal(secret, eabPlace(k.KID))
+	err := d.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qInsertEAB, nil, k.KID, k.CA, k.Label, sealed, k.CreatedAt, k.ExpiresAt)
+		return audit.Append(tx, audit.Entry{At: now, Kind: "eab.create", Actor: actor, Subject: "eab:" + k.KID,
+			Data: accountData{CA: ca}})
+	})
+	if err != nil {
+		return EABKey{}, nil, wrap("store external account binding key", err)
+	}
+	return k, secret, nil
+}
+
+// ListEAB returns up to limit keys after the one with key id after ("" = from
+// the first), in order of creation.
+func ListEAB(ctx context.Context, q db.Q, after string, limit int) ([]EABKey, error) {
+	return db.List(ctx, q, qListEAB, scanEAB, after, limit)
+}
+
+// RevokeEAB withdraws a key. An account that it made stays.
+func RevokeEAB(ctx context.Context, d *db.DB, kid, actor string) error {
+	now := time.Now()
+	return d.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qRevokeEAB, db.ExactlyOne(fault.New(fault.NotFound, "there is no such key, or it is revoked already")), kid, now)
+		return audit.Append(tx, audit.Entry{At: now, Kind: "eab.revoke", Actor: actor, Subject: "eab:" + kid})
+	})
+}

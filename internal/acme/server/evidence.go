@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"chancery/internal/acme"
+	"chancery/internal/acme/challenge"
+	"chancery/internal/ca"
+	"chancery/internal/db"
+	"chancery/internal/fault"
+	"chancery/internal/pki"
+)
+
+// caaMaxAge is how old the CAA check of a name may be when finalization
+// begins. The Baseline Requirements allow 8 h at the signature; what lies
+// between is room for queueing.
+const caaMaxAge = 7 * time.Hour
+
+// caaAtOnce is how many names of one order are checked at the same time.
+const caaAtOnce = 8
+
+var qStoreCAA = db.SQL("acme.store_clearance", `UPDATE acme_authz SET caa = $2 WHERE id = $1`)
+
+// clearedName is a CAA check that was made anew, to be stored.
+type clearedName struct {
+	authzID string
+	sealed  []byte
+}
+
+// unusable is an authorization that does not support its order.
+type unusable struct {
+	authz *Authorization           // nil when there is none at all
+	state acme.AuthorizationStatus // that it must get, or "" when it may stay
+	err   error
+}
+
+func (u *unusable) Error() string { return u.err.Error() }
+func (u *unusable) Unwrap() error { return u.err }
+
+// evidence collects the right to issue for an order: for each identifier, by
+// itself, an authorization of this account whose sealed proof is about exactly
+// that identifier and account, and a CAA check of that very name. Nothing
+// counts by default; the error is an *unusable if an authorization fails.
+func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.Time) (ca.Grant, []clearedName, error) {
+	byName, err := s.authorizations(ctx, o)
+	if err != nil {
+		return ca.Grant{}, nil, err
+	}
+	pieces := make([]ca.Evidence, len(o.Identifiers))
+	var stale []int
+	for i, id := range o.Identifiers {
+		z := byName[id]
+		proof, err := s.support(a, o, z, id, now)
+		if err != nil {
+			return ca.Grant{}, nil, err
+		}
+		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof)}
+		if caa, err := s.proofs.OpenClearance(z.CAA); err == nil &&
+			caa.Covers(id, proof.Method(), a.accountURL(o.AccountID), now, caaMaxAge) {
+			pieces[i].CAAAt = caa.At()
+			continue
+		}
+		stale = append(stale, i)
+	}
+	cleared, err := s.recheck(ctx, a, o, pieces, stale)
+	if err != nil {
+		return ca.Grant{}, nil, err
+	}
+	grant, err := ca.NewGrant(pieces)
+	return grant, cleared, err
+}
+
+// authorizations reads those of the order, by identifier.
+func (s *Server) authorizations(ctx context.Context, o *Order) (map[pki.Identifier]*Authorization, error) {
+	byName := make(map[pki.Identifier]*Authorization, len(o.AuthzIDs))
+	err := s.db.Read().All(ctx, qAuthzs, func(r *db.Row) error {
+		z, err := scanAuthz(r)
+		byName[z.Identifier] = &z
+		return err
+	}, o.AuthzIDs)
+	return byName, wrap("read authorizations of order "+o.ID, err)
+}
+
+// expiry is the instant until which z counts: as stored, or earlier if policy
+// became stricter since.
+func (a *authority) expiry(z *Authorization, proof challenge.Proof) time.Time {
+	if end := proof.At().Add(a.AuthorizationLifetime); end.Before(z.ExpiresAt) {
+		return end
+	}
+	return z.ExpiresAt
+}
+
+// support opens the proof of z and holds it against one identifier.
+func (s *Server) support(a *authority, o *Order, z *Authorization, id pki.Identifier, now time.Time) (challenge.Proof, error) {
+	bad := func(state acme.AuthorizationStatus, why string) error {
+		err := fault.New(fault.Unauthorized, "%s is not authorized: %s; make a new order", id.Value, why).
+			WithSub(fault.Sub{Code: fault.Unauthorized, Detail: why, IdentifierType: string(id.Type), IdentifierValue: id.Value})
+		return &unusable{z, state, err}
+	}
+	if z == nil {
+		return challenge.Proof{}, bad("", "it has no authorization")
+	}
+	if z.AccountID != o.AccountID || z.CA != o.CA {
+		return challenge.Proof{}, bad("", "the authorization is another account's")
+	}
+	if state := z.StateAt(now); state != acme.AuthorizationValid {
+		return challenge.Proof{}, bad("", fmt.Sprintf("the authorization is %s", state))
+	}
+	proof, err := s.proofs.Open(z.Proof)
+	if err != nil || !proof.Covers(id, a.accountURL(o.AccountID)) || proof.Method() != z.Method {
+		s.log.Error("stored proof does not support its authorization", "authorization", z.ID, "identifier", id.Value, "error", err)
+		return challenge.Proof{}, bad(acme.AuthorizationRevoked, "the stored proof is not about this name and account")
+	}
+	if !now.Before(a.expiry(z, proof)) {
+		return challenge.Proof{}, bad(acme.AuthorizationExpired, "the proof is older than policy allows now")
+	}
+	return proof, nil
+}
+
+// recheck checks CAA anew for the named pieces, each for its own name.
+func (s *Server) recheck(ctx context.Context, a *authority, o *Order, pieces []ca.Evidence, stale []int) ([]clearedName, error) {
+	if len(stale) == 0 {
+		return nil, nil
+	}
+	cleared := make([]clearedName, len(stale))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(caaAtOnce)
+	for n, i := range stale {
+		g.Go(func() error {
+			e := &pieces[i]
+			caa, err := a.CAA.Check(ctx, e.Name, challenge.Type(e.Method), a.accountURL(o.AccountID))
+			if err != nil {
+				return err
+			}
+			e.CAAAt = caa.At()
+			sealed, err := s.proofs.SealClearance(caa)
+			cleared[n] = clearedName{e.Reference, sealed}
+			return err
+		})
+	}
+	return cleared, g.Wait()
+}
+
+// give marks an order invalid because an authorization does not support it,
+// and ends that authorization if it never will.
+func (s *Server) give(ctx context.Context, o *Order, u *unusable) error {
+	err := s.db.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qFailOrder, nil, o.ID, problemText(u.err))
+		if u.authz != nil && u.state != "" {
+			tx.Queue(qEndAuthz, nil, u.authz.ID, u.state)
+		}
+		return nil
+	})
+	return errors.Join(u.err, err)
+}

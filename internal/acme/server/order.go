@@ -1,0 +1,310 @@
+package server
+
+import (
+	"context"
+	"encoding/json/v2"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"chancery/internal/acme"
+	"chancery/internal/db"
+	"chancery/internal/fault"
+	"chancery/internal/httpd"
+	"chancery/internal/pki"
+)
+
+// Order is an ACME order.
+type Order struct {
+	ID            string
+	AccountID     string
+	CA            string
+	State         acme.OrderStatus // as stored; see StateAt
+	Profile       string
+	ProfileHash   string           // pins the profile as it was
+	Identifiers   []pki.Identifier // sorted
+	AuthzIDs      []string
+	AuthzPending  int // authorizations that are not valid yet
+	NotBefore     time.Time
+	NotAfter      time.Time
+	Replaces      string // RFC 9773 identifier, or ""
+	CSR           []byte // DER, once finalized
+	CertificateID string // intended (processing) or issued (valid), or ""
+	Error         *acme.Problem
+	ExpiresAt     time.Time
+	CreatedAt     time.Time
+	ClaimedAt     time.Time // when finalization began; zero: not yet
+
+	claimToken string
+}
+
+const orderColumns = `id, account_id, ca, state, profile, profile_hash, identifiers, authz_ids, authz_pending, not_before, not_after,
+	replaces, csr, certificate_id, error, expires_at, created_at, claimed_at, claim_token`
+
+var (
+	qOrder = db.SQL("acme.get_order", `SELECT `+orderColumns+` FROM acme_order WHERE id = $1`)
+	qOpen  = db.SQL("acme.find_open_orders", `SELECT
+		(SELECT count(*) FROM (SELECT 1 FROM acme_order WHERE account_id = $1 AND state IN ('pending', 'ready') AND expires_at > $3 LIMIT $4) AS open),
+		(SELECT id FROM acme_order WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3 ORDER BY id DESC LIMIT 1)`,
+		db.Scan("what is scanned is the sub-select, which has at most $4 rows"))
+	qInsertOrder = db.SQL("acme.insert_order", `INSERT INTO acme_order (id, account_id, ca, state, profile, profile_hash, identifiers, names_hash,
+			authz_ids, authz_pending, not_before, not_after, replaces, expires_at, created_at)
+		SELECT $1::text, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::bigint, $11::bigint, $12::bigint,
+			$13::text, $14::bigint, $15::bigint
+		WHERE EXISTS (SELECT 1 FROM acme_account WHERE id = $2 AND thumbprint = $16 AND state = 'valid')`)
+	// An order that expired is invalid (see StateAt) and must not keep its
+	// certificate from being replaced by another.
+	qFreeReplaces = db.SQL("acme.free_replaced", `UPDATE acme_order SET state = 'invalid'
+		WHERE replaces = $1 AND replaces IS NOT NULL AND state <> 'invalid' AND state IN ('pending', 'ready') AND expires_at <= $2`)
+	qAccountOrders = db.SQL("acme.list_account_orders", `SELECT id FROM acme_order WHERE account_id = $1 AND id > $2 AND state <> 'invalid'
+		ORDER BY id LIMIT $3`)
+	qOrders = db.SQL("acme.list_orders", `SELECT `+orderColumns+` FROM acme_order WHERE id > $1 ORDER BY id LIMIT $2`)
+)
+
+func scanOrder(r *db.Row) (Order, error) {
+	o := Order{ID: r.Text(), AccountID: r.Text(), CA: r.Text(), State: acme.OrderStatus(r.Text()), Profile: r.Text(), ProfileHash: r.Text()}
+	identifiers, authz := r.Text(), r.Text()
+	o.AuthzPending, o.NotBefore, o.NotAfter, o.Replaces, o.CSR, o.CertificateID = r.Int(), r.Time(), r.Time(), r.Text(), r.Bytes(), r.Text()
+	problem := r.Text()
+	o.ExpiresAt, o.CreatedAt, o.ClaimedAt, o.claimToken = r.Time(), r.Time(), r.Time(), r.Text()
+	err := errors.Join(json.Unmarshal([]byte(identifiers), &o.Identifiers), json.Unmarshal([]byte(authz), &o.AuthzIDs))
+	if problem != "" {
+		o.Error = new(acme.Problem)
+		err = errors.Join(err, json.Unmarshal([]byte(problem), o.Error))
+	}
+	return o, wrap("read order "+o.ID, err)
+}
+
+// GetOrder returns the order with id, or a notFound fault.
+func GetOrder(ctx context.Context, q db.Q, id string) (o Order, err error) {
+	one := q.One(ctx, qOrder, func(r *db.Row) { o, err = scanOrder(r) }, id)
+	if errors.Is(one, db.ErrNotFound) {
+		return o, noSuch("order")
+	}
+	return o, errors.Join(one, err)
+}
+
+// ListOrders returns up to limit orders after the one with id after ("" =
+// from the first), in order of creation.
+func ListOrders(ctx context.Context, q db.Q, after string, limit int) ([]Order, error) {
+	var list []Order
+	err := q.All(ctx, qOrders, func(r *db.Row) error {
+		o, err := scanOrder(r)
+		list = append(list, o)
+		return err
+	}, after, limit)
+	return list, err
+}
+
+// StateAt returns the state at an instant: an order that was not finalized
+// before it expired is invalid, without anybody having written so.
+func (o *Order) StateAt(now time.Time) acme.OrderStatus {
+	if (o.State == acme.OrderPending || o.State == acme.OrderReady) && !now.Before(o.ExpiresAt) {
+		return acme.OrderInvalid
+	}
+	return o.State
+}
+
+// reply returns the order object (RFC 8555 section 7.1.3).
+func (o *Order) reply(m *message, status int) *httpd.Reply {
+	url := m.ca.orderURL(o.ID)
+	m.SetHeader("Location", url)
+	v := acme.Order{Status: o.StateAt(m.now), Expires: acme.At(o.ExpiresAt), Identifiers: o.Identifiers,
+		NotBefore: acme.At(o.NotBefore), NotAfter: acme.At(o.NotAfter), Profile: o.Profile, Replaces: o.Replaces, Error: o.Error,
+		Authorizations: make([]string, len(o.AuthzIDs)), Finalize: url + "/finalize"}
+	for i, id := range o.AuthzIDs {
+		v.Authorizations[i] = m.ca.authzURL(id)
+	}
+	if v.Status == acme.OrderValid {
+		v.Certificate = m.ca.certURL(o.CertificateID)
+	}
+	r := object(status, &v)
+	if v.Status == acme.OrderProcessing {
+		r.RetryAfter = time.Second
+	}
+	return r
+}
+
+// order returns an order of the signer.
+func (s *Server) order(m *message, id string) (Order, error) {
+	if !db.ValidID(id) {
+		return Order{}, noSuch("order")
+	}
+	o, err := GetOrder(m.ctx, s.db.Read(), id)
+	if err != nil {
+		return o, err
+	}
+	return o, m.mine("order", o.AccountID, o.CA)
+}
+
+// getOrder answers POST-as-GET of an order.
+func (s *Server) getOrder(m *message) (*httpd.Reply, error) {
+	if err := m.postAsGet(); err != nil {
+		return nil, err
+	}
+	o, err := s.order(m, m.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	return o.reply(m, http.StatusOK), nil
+}
+
+// orderPage is how many orders one page of an account's list holds.
+const orderPage = 100
+
+// listOrders answers POST-as-GET of an account's orders, oldest first (RFC
+// 8555 section 7.1.2.1). Invalid ones are left out.
+func (s *Server) listOrders(m *message) (*httpd.Reply, error) {
+	if err := m.postAsGet(); err != nil {
+		return nil, err
+	}
+	if m.PathValue("id") != m.acct.ID {
+		return nil, fault.New(fault.Unauthorized, "these are the orders of another account")
+	}
+	cursor := m.URL.Query().Get("cursor")
+	if cursor != "" && !db.ValidID(cursor) {
+		return nil, fault.New(fault.Malformed, "the cursor is not one that this server made")
+	}
+	ids, err := db.List(m.ctx, s.db.Read(), qAccountOrders, (*db.Row).Text, m.acct.ID, cursor, orderPage+1)
+	if err != nil {
+		return nil, wrap("list orders", err)
+	}
+	if len(ids) > orderPage {
+		ids = ids[:orderPage]
+		m.link(m.ca.accountURL(m.acct.ID)+"/orders?cursor="+ids[orderPage-1], "next")
+	}
+	page := acme.OrderList{Orders: make([]string, len(ids))}
+	for i, id := range ids {
+		page.Orders[i] = m.ca.orderURL(id)
+	}
+	body, err := json.Marshal(&page)
+	return &httpd.Reply{ContentType: "application/json", Body: body}, wrap("encode orders", err)
+}
+
+// newOrder answers new-order (RFC 8555 section 7.4).
+func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
+	defer func() { measure(s.ops.newOrder, m.now, err) }()
+	req, err := decode[acme.NewOrder](m)
+	if err != nil {
+		return nil, err
+	}
+	o, profile, err := s.planOrder(m, &req)
+	if err != nil {
+		return nil, err
+	}
+	hash := o.requestHash()
+	same, err := s.openOrders(m, hash)
+	if err != nil {
+		return nil, err
+	}
+	if same != "" {
+		if o, err := GetOrder(m.ctx, s.db.Read(), same); err == nil && o.StateAt(m.now) != acme.OrderInvalid {
+			return o.reply(m, http.StatusCreated), nil
+		}
+	}
+	if o.Replaces == "" {
+		if err := s.limits.newOrder(m.acct.ID, o.Identifiers, m.now); err != nil {
+			return nil, err
+		}
+	}
+	fresh, err := s.attach(m, o, profile)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.storeOrder(m, o, hash, fresh); err != nil {
+		return nil, err
+	}
+	fault.Point("acme.after_new_order")
+	return o.reply(m, http.StatusCreated), nil
+}
+
+// openOrders returns the id of an open order that is the same as this one, or
+// "", and refuses when too many orders of the account are open.
+func (s *Server) openOrders(m *message, hash string) (same string, err error) {
+	most, open := s.limits.PendingOrders, 0
+	err = s.db.Read().One(m.ctx, qOpen, func(r *db.Row) { open, same = r.Int(), r.Text() }, m.acct.ID, hash, m.now, most)
+	if err != nil {
+		return "", wrap("find open orders", err)
+	}
+	if same == "" && most > 0 && open >= most {
+		return "", fault.New(fault.RateLimited, "%d orders of this account are open, which is the most; finalize some, or let them expire", open).
+			Retry(time.Minute)
+	}
+	return same, nil
+}
+
+// attach gives the order a valid authorization for each identifier that has
+// one, and new ones, which it returns, for the others.
+func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization, error) {
+	valid, err := s.reusable(m, o.Identifiers, profile)
+	if err != nil {
+		return nil, err
+	}
+	var fresh []Authorization
+	for _, id := range o.Identifiers {
+		if have, ok := valid[id]; ok {
+			o.AuthzIDs = append(o.AuthzIDs, have.ID)
+			if have.ExpiresAt.Before(o.ExpiresAt) {
+				o.ExpiresAt = have.ExpiresAt
+			}
+			continue
+		}
+		z := newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime))
+		z.OrderID = o.ID
+		fresh = append(fresh, z)
+		o.AuthzIDs = append(o.AuthzIDs, z.ID)
+	}
+	o.State, o.AuthzPending = acme.OrderPending, len(fresh)
+	if len(fresh) == 0 {
+		o.State = acme.OrderReady
+	} else if end := fresh[0].ExpiresAt; end.Before(o.ExpiresAt) {
+		o.ExpiresAt = end
+	}
+	return fresh, nil
+}
+
+// storeOrder writes the order and its new authorizations in one transaction.
+func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authorization) error {
+	authz, err := json.Marshal(o.AuthzIDs)
+	if err != nil {
+		return wrap("encode order", err)
+	}
+	rows := make([][]byte, len(fresh))
+	for i := range fresh {
+		if rows[i], err = json.Marshal(fresh[i].Challenges); err != nil {
+			return wrap("encode challenges", err)
+		}
+	}
+	identifiers := string(appendIdentifiers(nil, o.Identifiers))
+	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
+		if o.Replaces != "" {
+			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
+		}
+		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), o.ID, o.AccountID, o.CA, o.State, o.Profile, o.ProfileHash,
+			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint)
+		for i := range fresh {
+			fresh[i].insert(tx, string(rows[i]))
+		}
+		return nil
+	})
+	if errors.Is(err, db.ErrConflict) && o.Replaces != "" {
+		return fault.New(fault.AlreadyReplaced, "the certificate is being replaced, or was replaced, by another order")
+	}
+	return wrap("store order", err)
+}
+
+// appendIdentifiers appends ids as JSON; their values need no escapes.
+func appendIdentifiers(dst []byte, ids []pki.Identifier) []byte {
+	dst = append(dst, '[')
+	for i, id := range ids {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, `{"type":`...)
+		dst = strconv.AppendQuote(dst, string(id.Type))
+		dst = append(dst, `,"value":`...)
+		dst = append(strconv.AppendQuote(dst, id.Value), '}')
+	}
+	return append(dst, ']')
+}

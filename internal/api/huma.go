@@ -1,0 +1,50 @@
+package api
+
+import (
+	"encoding/json/v2"
+	"io"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+// adapter collects operations; Routes mounts them.
+type adapter struct{ s *Server }
+
+// Handle implements huma.Adapter.
+func (a adapter) Handle(op *huma.Operation, h func(huma.Context)) {
+	a.s.routes = append(a.s.routes, route{op: op, access: accessTable[op.OperationID], handle: h})
+}
+
+// ServeHTTP implements huma.Adapter. Requests come through Routes only.
+func (a adapter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "routes are served by httpd.Server only", http.StatusInternalServerError)
+}
+
+func newContext(op *huma.Operation, r *http.Request, w http.ResponseWriter) huma.Context {
+	return humago.NewContext(op, r, w)
+}
+
+// jsonFormat encodes without HTML escapes, and decodes strictly: a repeated
+// member or bad UTF-8 is an error.
+var jsonFormat = huma.Format{
+	Marshal:   func(w io.Writer, v any) error { return json.MarshalWrite(w, v) },
+	Unmarshal: func(b []byte, v any) error { return json.Unmarshal(b, v) },
+}
+
+// newHuma configures the library that turns functions into operations.
+func newHuma(s *Server) huma.API {
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	cfg := huma.DefaultConfig("Chancery", "1")
+	cfg.Info.Description = "The control plane of Chancery. Lists are keyset-paged: pass `next` as `cursor` for the next page."
+	cfg.Components = &huma.Components{
+		Schemas:         registry,
+		SecuritySchemes: map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", Description: "A token made by `chancery config token create`."}},
+	}
+	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath, cfg.CreateHooks = "", "", "", nil
+	cfg.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
+	cfg.RejectUnknownQueryParameters = true
+	cfg.Transformers = []huma.Transformer{s.transform}
+	return huma.NewAPI(cfg, adapter{s})
+}

@@ -1,0 +1,214 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"golang.org/x/sync/errgroup"
+
+	"chancery/internal/ca"
+	"chancery/internal/fault"
+	"chancery/internal/pki"
+)
+
+// Limits of a revocation by query.
+const (
+	// confirmAbove is how many certificates may be revoked without "confirm".
+	confirmAbove = 10
+	// maxBulk is how many certificates one call may revoke. A query that fits
+	// more is refused before anything is done.
+	maxBulk = 10000
+	// bulkWorkers is how many revocations wait for a commit together; the
+	// database shares one among them.
+	bulkWorkers = 64
+	// planSample is how many certificates a plan shows.
+	planSample = 20
+	// bulkTime leaves the answer a chance before the connection's time is up.
+	bulkTime = 45 * time.Second
+)
+
+func (s *Server) revocations() {
+	tag := []string{"Certificates"}
+	register(s, huma.Operation{OperationID: "revoke-certificate", Method: http.MethodPost, Path: "/certs/{id}/revoke", Tags: tag,
+		Summary: "Revoke one certificate, for ever"}, s.revokeCertificate)
+	register(s, huma.Operation{OperationID: "revoke-certificates", Method: http.MethodPost, Path: "/certs/revoke", Tags: tag,
+		Summary:     "Plan or do the revocation of every issued certificate that fits a query",
+		Description: "Call it with dry_run first; then again with the plan that it returned, so that exactly those certificates are revoked. More than 10 need confirm, more than 10000 are refused."}, s.revokeCertificates)
+}
+
+// reasonText says which reasons there are.
+const reasonText = "unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn, or its number"
+
+// parseReason reads a reason by its name in RFC 5280 or its number.
+func parseReason(text string) (pki.Reason, error) {
+	if code, err := strconv.Atoi(text); err == nil {
+		return ca.CheckReason(code)
+	}
+	for r := pki.Unspecified; r <= pki.AACompromise; r++ {
+		if r.Valid() && strings.EqualFold(r.String(), text) {
+			return ca.CheckReason(int(r))
+		}
+	}
+	return 0, fault.New(fault.BadRevocationReason, "reason %.32q is unknown; use %s", text, reasonText)
+}
+
+type revokeInput struct {
+	IDInput
+	Body struct {
+		Reason   string `json:"reason,omitempty" default:"unspecified" maxLength:"32" doc:"unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn, or its number"`
+		BlockKey bool   `json:"block_key,omitempty" doc:"Also refuse its key for ever; with keyCompromise only"`
+	}
+}
+
+func (s *Server) revokeCertificate(ctx context.Context, in *revokeInput) (*bodyOf[Certificate], error) {
+	reason, err := parseReason(in.Body.Reason)
+	if err != nil {
+		return nil, err
+	}
+	if in.Body.BlockKey && reason != pki.KeyCompromise {
+		return nil, fault.New(fault.Invalid, "block_key goes with the reason keyCompromise only")
+	}
+	c, err := s.cfg.CA.Revoke(ctx, ca.Revocation{CertificateID: in.ID, Reason: reason, Actor: actorOf(ctx), BlockKey: in.Body.BlockKey})
+	if err != nil {
+		return nil, err
+	}
+	s.changed()
+	return &bodyOf[Certificate]{viewCertificate(c, now())}, nil
+}
+
+type bulkRevokeInput struct {
+	Body struct {
+		Query   string `json:"q" minLength:"1" maxLength:"1024" doc:"Which certificates, as in list-certificates"`
+		Reason  string `json:"reason,omitempty" default:"unspecified" maxLength:"32" doc:"As in revoke-certificate"`
+		DryRun  bool   `json:"dry_run,omitempty" doc:"Only say what would be done"`
+		Confirm bool   `json:"confirm,omitempty" doc:"Needed for more than 10 certificates"`
+		Plan    string `json:"plan,omitempty" maxLength:"64" doc:"plan of a dry run: refuse if other certificates fit by now"`
+	}
+}
+
+// Revocation is the plan and the outcome of a revocation by query.
+type Revocation struct {
+	Plan    string        `json:"plan" doc:"Names exactly the certificates that fit"`
+	Matched int           `json:"matched" doc:"Issued, unexpired, unrevoked certificates that fit"`
+	Sample  []Certificate `json:"sample" nullable:"false" doc:"The first 20 of them"`
+	DryRun  bool          `json:"dry_run"`
+	Revoked int           `json:"revoked"`
+	Already int           `json:"already" doc:"Revoked by somebody else meanwhile"`
+	Failed  []Failure     `json:"failed" nullable:"false" doc:"The first 100 that could not be revoked; the same call again takes up what is left"`
+	Left    int           `json:"left" doc:"Not revoked, because of failures or because the time of one call was up"`
+}
+
+// Failure is one part of a bulk action that did not work.
+type Failure struct {
+	ID     string `json:"id"`
+	Detail string `json:"detail"`
+}
+
+func (s *Server) revokeCertificates(ctx context.Context, in *bulkRevokeInput) (*bodyOf[Revocation], error) {
+	reason, err := parseReason(in.Body.Reason)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.revocable(ctx, in.Body.Query)
+	if err != nil {
+		return nil, err
+	}
+	out := Revocation{Plan: planOf(found), Matched: len(found), DryRun: in.Body.DryRun, Sample: []Certificate{}, Failed: []Failure{}}
+	for i := range found[:min(len(found), planSample)] {
+		out.Sample = append(out.Sample, viewCertificate(&found[i], now()))
+	}
+	if in.Body.DryRun {
+		return &bodyOf[Revocation]{out}, nil
+	}
+	if in.Body.Plan != "" && in.Body.Plan != out.Plan {
+		return nil, fault.New(fault.Conflict, "other certificates fit than when the plan was made (now %d); look at a new plan with dry_run", len(found))
+	}
+	if len(found) > confirmAbove && !in.Body.Confirm {
+		return nil, fault.New(fault.Precondition, "this revokes %d certificates, more than %d; look at the plan with dry_run, then send confirm", len(found), confirmAbove)
+	}
+	s.revokeAll(ctx, found, reason, &out)
+	s.changed()
+	return &bodyOf[Revocation]{out}, nil
+}
+
+// revocable returns the certificates that fit and can be revoked.
+func (s *Server) revocable(ctx context.Context, text string) ([]ca.Certificate, error) {
+	at := now()
+	query, err := ca.ParseQuery(text, at)
+	if err != nil {
+		return nil, err
+	}
+	var found []ca.Certificate
+	for after := ""; ; {
+		page, err := ca.Find(ctx, s.cfg.DB.Read(), query, after, maxPage)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range page.Certificates {
+			if c.Status(at) == ca.StatusIssued {
+				found = append(found, c)
+			}
+		}
+		if len(found) > maxBulk {
+			return nil, fault.New(fault.Precondition, "more than %d certificates fit; narrow the query (by ca:, profile: or issued:) and revoke in parts", maxBulk)
+		}
+		if after = page.Next; after == "" {
+			return found, nil
+		}
+	}
+}
+
+// planOf names a set of certificates, in whatever order they were found.
+func planOf(found []ca.Certificate) string {
+	var sum [sha256.Size]byte
+	for i := range found {
+		for j, b := range sha256.Sum256([]byte(found[i].ID)) {
+			sum[j] ^= b
+		}
+	}
+	total := sha256.Sum256(append(sum[:], strconv.Itoa(len(found))...))
+	return hex.EncodeToString(total[:16])
+}
+
+// revokeAll revokes what was found and counts the outcomes.
+func (s *Server) revokeAll(ctx context.Context, found []ca.Certificate, reason pki.Reason, out *Revocation) {
+	ctx, cancel := context.WithTimeout(ctx, bulkTime)
+	defer cancel()
+	actor := actorOf(ctx)
+	var mu sync.Mutex // guards out
+	var g errgroup.Group
+	g.SetLimit(bulkWorkers)
+	for i := range found {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			_, err := s.cfg.CA.Revoke(ctx, ca.Revocation{CertificateID: found[i].ID, Reason: reason, Actor: actor})
+			mu.Lock()
+			defer mu.Unlock()
+			out.count(found[i].ID, err)
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions count their errors
+	out.Left = out.Matched - out.Revoked - out.Already
+}
+
+// count adds the outcome of one revocation.
+func (r *Revocation) count(id string, err error) {
+	switch {
+	case err == nil:
+		r.Revoked++
+	case fault.Is(err, fault.AlreadyRevoked):
+		r.Already++
+	case len(r.Failed) < 100:
+		r.Failed = append(r.Failed, Failure{ID: id, Detail: fault.As(err).Detail})
+	}
+}
