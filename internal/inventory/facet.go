@@ -52,8 +52,10 @@ const rollupWhere = ` FROM inventory_rollup WHERE grain = $1 AND day >= $2 AND d
 	AND ($9::bigint = 0 OR (source & $9::bigint) <> 0)
 	AND ($10::bigint < 0 OR managed = $10::bigint)`
 
-// Two forms: one owner has an index of its own.
-var rollupOwner = [2]string{` AND ($11::text[] IS NULL OR owner = ANY($11::text[]))`, ` AND owner = $11::text`}
+// rollupForms are the two forms: one owner has an index of its own, which "+"
+// makes SQLite prefer to the one by day.
+var rollupForms = [2]string{rollupWhere + ` AND ($11::text[] IS NULL OR owner = ANY($11::text[]))`,
+	strings.ReplaceAll(rollupWhere, " day ", " +day ") + ` AND owner = $11::text`}
 
 var qFacet, qTimeline = facetStatements()
 
@@ -65,9 +67,9 @@ func facetStatements() (facet, timeline map[Dimension][2]*db.Stmt) {
 		var f, t [2]*db.Stmt
 		for i, form := range []string{"", "_of_owner"} {
 			column := rollupColumn[d]
-			f[i] = db.SQL("inventory.facet_"+string(d)+form, `SELECT `+column+`, sum(n)::bigint`+rollupWhere+rollupOwner[i]+` GROUP BY `+column)
+			f[i] = db.SQL("inventory.facet_"+string(d)+form, `SELECT `+column+`, sum(n)::bigint`+rollupForms[i]+` GROUP BY `+column)
 			if covering(ByDay, d) != nil {
-				t[i] = db.SQL("inventory.timeline_"+string(d)+form, `SELECT day, `+column+`, sum(n)::bigint`+rollupWhere+rollupOwner[i]+` GROUP BY day, `+column)
+				t[i] = db.SQL("inventory.timeline_"+string(d)+form, `SELECT day, `+column+`, sum(n)::bigint`+rollupForms[i]+` GROUP BY day, `+column)
 			}
 		}
 		facet[d], timeline[d] = f, t

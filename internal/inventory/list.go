@@ -39,7 +39,7 @@ const (
 	firstWindow = 2 // times the page: enough when half of the entries match
 	maxWindow   = 8000
 	scanBudget  = 20000 // entries
-	probeLimit  = 2000  // entries that choose looks at per path
+	probeLimit  = 2000  // entries that choose looks for per path
 )
 
 // List returns one page. Rows that are neither added, removed nor moved in the
@@ -131,23 +131,23 @@ func (s *Store) resume(options []walk, lq *Query) (walk, []any, error) {
 }
 
 // choose takes the option with the shortest walk: the first that ends within
-// probeLimit entries, else the preferred one.
+// few entries, else the preferred one.
 func (s *Store) choose(ctx context.Context, c *conditions, options []walk) (walk, error) {
 	if len(options) == 1 {
 		return options[0], nil
 	}
-	best, least := options[0], int64(probeLimit)
-	for _, w := range options {
-		asc := walk{w.path, 0, w.arg, w.exact}
-		n, err := db.Get(ctx, s.db.Read(), w.probe, (*db.Row).Int64, asc.windowArgs(asc.start(c), asc.end(c), probeLimit)...)
-		if err != nil {
-			return best, err
-		}
-		if n < least {
-			best, least = w, n
+	for _, n := range []int{probeLimit / 10, probeLimit} {
+		for _, w := range options {
+			_, err := s.horizon(ctx, w, w.start(c), w.end(c), n)
+			if errors.Is(err, db.ErrNotFound) {
+				return w, nil
+			}
+			if err != nil {
+				return w, err
+			}
 		}
 	}
-	return best, nil
+	return options[0], nil
 }
 
 // start is the key before the first row, end the key of the last possible one.
@@ -178,15 +178,6 @@ func (w walk) edge(c *conditions, low bool) []any {
 	return []any{span[1], ""}
 }
 
-// windowArgs are the arguments of the window and probe statements.
-func (w walk) windowArgs(at, end []any, n int) []any {
-	args := append(append(append([]any{}, at...), end...), int64(n))
-	if w.where != "" {
-		args = append(args, w.arg)
-	}
-	return args
-}
-
 // filler fills a page, window by window.
 type filler struct {
 	store *Store
@@ -206,15 +197,16 @@ func (f *filler) fill(ctx context.Context) error {
 		return err
 	}
 	for n := firstWindow * (f.limit + 1); ; n = min(4*n, maxWindow) {
-		to, err := f.horizon(ctx, n)
-		if errors.Is(err, db.ErrNotFound) {
-			return nil // the walk is over
+		to, err := f.store.horizon(ctx, f.walk, f.at, f.end, n)
+		last := errors.Is(err, db.ErrNotFound)
+		if last {
+			to, err = f.end, nil
 		}
 		if err != nil {
 			return err
 		}
 		full, err := f.read(ctx, to)
-		if err != nil || full {
+		if err != nil || full || last {
 			f.more = full
 			return err
 		}
@@ -226,18 +218,23 @@ func (f *filler) fill(ctx context.Context) error {
 	}
 }
 
-// horizon returns the key of the n-th entry from here.
-func (f *filler) horizon(ctx context.Context, n int) ([]any, error) {
+// horizon returns the key of the n-th entry behind at, or db.ErrNotFound when
+// there are fewer before end.
+func (s *Store) horizon(ctx context.Context, w walk, at, end []any, n int) ([]any, error) {
 	var key []any
-	err := f.store.db.Read().One(ctx, f.window[f.dir], func(r *db.Row) {
-		for _, kind := range f.kinds {
+	args := append(append(append([]any{}, at...), end...), int64(n-1))
+	if w.where != "" {
+		args = append(args, w.arg)
+	}
+	err := s.db.Read().One(ctx, w.window[w.dir], func(r *db.Row) {
+		for _, kind := range w.kinds {
 			if kind == 'n' {
 				key = append(key, r.Int64())
 			} else {
 				key = append(key, r.Text())
 			}
 		}
-	}, f.windowArgs(f.at, f.end, n)...)
+	}, args...)
 	return key, err
 }
 

@@ -74,12 +74,12 @@ func below(c inventory.Detail, suffix string) bool {
 func TestQueriesFindWhatTheyDescribe(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		s := inventory.New(d)
-		estate(t, s, 400, 1)
+		estate(t, s, 250, 1)
 		var all []inventory.Detail
 		for _, c := range walkAll(t, s, inventory.Query{Filter: filter(t, "status:any")}) {
 			all = append(all, get(t, s, c.ID))
 		}
-		if len(all) != 400 {
+		if len(all) != 250 {
 			t.Fatalf("%d certificates", len(all))
 		}
 		for text, match := range queries {

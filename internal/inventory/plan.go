@@ -9,10 +9,10 @@ import (
 	"chancery/internal/fault"
 )
 
-// An access path walks one index in the order of its keyset. Each has three
-// statements per direction, all composed here from constants: the rows of a
-// window of the index with every other condition applied, the end of such a
-// window, and the length of the walk. User text only ever is an argument.
+// An access path walks one index in the order of its keyset. Each has two
+// statements per direction, composed here from constants: the rows of a window
+// of the index with every other condition applied, and the end of such a
+// window. User text only ever is an argument.
 
 // residual are the conditions that no index answers, on inventory c and
 // inventory_seen s; NULL, ” or 0 switch a condition off. The arguments are
@@ -86,7 +86,6 @@ type path struct {
 	whole bool
 
 	rows, window [2]*db.Stmt // ascending, descending
-	probe        *db.Stmt    // counts the entries between two keys, up to a limit
 }
 
 const (
@@ -147,10 +146,6 @@ func (p *path) build() *path {
 			p.window[dir] = db.SQL("inventory.window_"+p.name+"_"+word, p.windowText(dir))
 		}
 	}
-	if n := len(p.columns); !p.whole {
-		p.probe = db.SQL("inventory.probe_"+p.name, `SELECT count(*) FROM (SELECT 1 FROM `+p.lead+` WHERE `+p.span(0, 1)+p.condition(2*n+2)+
-			fmt.Sprintf(` LIMIT $%d) w`, 2*n+1))
-	}
 	return p
 }
 
@@ -180,9 +175,9 @@ func (p *path) condition(at int) string {
 	return " AND " + fmt.Sprintf(p.where, fmt.Sprintf("$%d::%s", at, p.cast))
 }
 
-func (p *path) order(dir int, columns []string) string {
-	by := make([]string, len(columns))
-	for i, c := range columns {
+func (p *path) order(dir int) string {
+	by := make([]string, len(p.columns))
+	for i, c := range p.columns {
 		by[i] = c + []string{"", " DESC"}[dir]
 	}
 	return " ORDER BY " + strings.Join(by, ", ")
@@ -195,19 +190,15 @@ func (p *path) rowsText(dir int) string {
 		key, names = ", x.rname", firstName
 	}
 	return `SELECT ` + shown + key + ` FROM ` + p.from + ` WHERE ` + p.join + ` AND ` + p.span(dir, residuals+1) + p.condition(residuals+2*n+2) +
-		names + residual + p.order(dir, p.columns) + fmt.Sprintf(` LIMIT $%d`, residuals+2*n+1)
+		names + residual + p.order(dir) + fmt.Sprintf(` LIMIT $%d`, residuals+2*n+1)
 }
 
-// windowText finds the last key of the next so many, whatever they are.
+// windowText finds the key of the n-th next entry, whatever it is. The OFFSET
+// is no page number: it is at most maxWindow, and walks the bare index.
 func (p *path) windowText(dir int) string {
 	n := len(p.columns)
-	bare := make([]string, n)
-	for i, c := range p.columns {
-		_, bare[i], _ = strings.Cut(c, ".")
-	}
-	list := strings.Join(bare, ", ")
-	return `SELECT ` + list + ` FROM (SELECT ` + strings.Join(p.columns, ", ") + ` FROM ` + p.lead + ` WHERE ` + p.span(dir, 1) + p.condition(2*n+2) +
-		p.order(dir, p.columns) + fmt.Sprintf(` LIMIT $%d) w`, 2*n+1) + p.order(1-dir, bare) + ` LIMIT 1`
+	return `SELECT ` + strings.Join(p.columns, ", ") + ` FROM ` + p.lead + ` WHERE ` + p.span(dir, 1) + p.condition(2*n+2) +
+		p.order(dir) + fmt.Sprintf(` LIMIT 1 OFFSET $%d`, 2*n+1)
 }
 
 // anyTime is no condition on an instant.

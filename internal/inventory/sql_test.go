@@ -41,7 +41,6 @@ func TestStatements(t *testing.T) {
 			if d.Engine() == db.SQLite && paged && strings.Contains(plan, "TEMP B-TREE FOR ORDER BY") && !strings.Contains(s.Text, "ANY($1::text[]) ORDER BY") {
 				t.Errorf("%s sorts:\n%s", s.Name, plan)
 			}
-			t.Logf("%s\n%s", s.Name, plan)
 		}
 	})
 }
