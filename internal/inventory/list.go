@@ -191,7 +191,7 @@ type filler struct {
 
 // fill reads until the page is full, the walk ends or the budget is spent.
 func (f *filler) fill(ctx context.Context) error {
-	if f.exact {
+	if f.form == plain || f.whole {
 		full, err := f.read(ctx, f.end)
 		f.more = full
 		return err
@@ -242,13 +242,17 @@ func (s *Store) horizon(ctx context.Context, w walk, at, end []any, n int) ([]an
 // more of them than fit the page.
 func (f *filler) read(ctx context.Context, to []any) (bool, error) {
 	room := f.limit - len(f.page.Certificates) + 1
-	args := append(append(f.without(f.path).args(), f.at...), to...)
+	var args []any
+	if f.form == filtered {
+		args = f.without(f.path).args()
+	}
+	args = append(append(args, f.at...), to...)
 	args = append(args, int64(room))
 	if f.where != "" {
 		args = append(args, f.arg)
 	}
 	rname, got := "", 0
-	err := f.store.db.Read().All(ctx, f.rows[f.dir], func(r *db.Row) error {
+	err := f.store.db.Read().All(ctx, f.rows[f.dir][f.form], func(r *db.Row) error {
 		if got++; got == room {
 			return nil // only proves that there is another
 		}

@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"chancery/internal/db"
@@ -27,14 +28,18 @@ const residual = `
 	AND ($7::bigint = 0 OR (c.source & $7::bigint) <> 0)
 	AND ($8::bigint < 0 OR c.managed = $8::bigint)
 	AND ($9::bigint < 0 OR c.is_ca = $9::bigint)
-	AND +c.not_after >= $10::bigint AND +c.not_after < $11::bigint
+	AND ($10::bigint = ` + sqlMin + ` OR c.not_after >= $10::bigint) AND ($11::bigint = ` + sqlMax + ` OR c.not_after < $11::bigint)
+	AND ($12::bigint = ` + sqlMin + ` OR (SELECT z.last_seen_at FROM inventory_seen z WHERE z.inventory_id = c.id) >= $12::bigint)
+	AND ($13::bigint = ` + sqlMax + ` OR (SELECT z.last_seen_at FROM inventory_seen z WHERE z.inventory_id = c.id) < $13::bigint)
 	AND ($14::text = '' OR c.names LIKE $14::text ESCAPE '\' OR lower(c.subject_cn) LIKE $14::text ESCAPE '\')
 	AND ($15::text = '' OR c.names LIKE $15::text ESCAPE '\' OR lower(c.subject_cn) LIKE $15::text ESCAPE '\')
 	AND ($16::text = '' OR c.names LIKE $16::text ESCAPE '\' OR lower(c.subject_cn) LIKE $16::text ESCAPE '\')
 	AND ($17::text[] IS NULL OR (SELECT count(*) FROM inventory_tag t WHERE t.inventory_id = c.id AND t.tag = ANY($17::text[])) = $18::bigint)
 	AND ($23::text = '' OR EXISTS (SELECT 1 FROM endpoint e WHERE e.inventory_id = c.id AND e.rhost >= $23::text AND e.rhost < $24::text
-		AND (e.rhost >= $25::text OR e.rhost = $26::text) AND ($27::bigint = 0 OR e.port = $27::bigint)))
-	AND +s.last_seen_at >= $12::bigint AND +s.last_seen_at < $13::bigint`
+		AND (e.rhost >= $25::text OR e.rhost = $26::text) AND ($27::bigint = 0 OR e.port = $27::bigint)))`
+
+// The ends of time (minInstant, maxInstant) as SQL.
+const sqlMin, sqlMax = `-4611686018427387904`, `4611686018427387904`
 
 // residualName is the condition on names, for every path but that of names
 // below a suffix, which has its own.
@@ -48,6 +53,18 @@ const firstName = `
 	AND x.rname < $20::text AND (x.rname >= $21::text OR x.rname = $22::text)
 	AND NOT EXISTS (SELECT 1 FROM inventory_name y WHERE y.inventory_id = x.inventory_id AND y.rname >= $19::text AND y.rname < x.rname
 		AND (y.rname >= $21::text OR y.rname = $22::text))`
+
+// form is how much of residual a rows statement has. The short forms are the
+// common ones, and PostgreSQL plans a statement each time it runs it.
+type form int
+
+const (
+	plain    form = iota // nothing: the index answers everything
+	visible              // nothing but that retired certificates are left out
+	filtered             // everything
+)
+
+var formNames = []string{"", "_visible", "_filtered"}
 
 // residuals is how many arguments residual and residualName have.
 const residuals = 27
@@ -69,9 +86,9 @@ type path struct {
 	// from lists the tables, the one that leads first; CROSS JOIN keeps
 	// SQLite's planner from changing the order.
 	from string
-	// join are the join conditions, of the rows statement.
+	// join are the join conditions of from, each followed by AND.
 	join string
-	// lead and narrow are the leading table alone.
+	// lead is the leading table alone.
 	lead string
 	// where is the condition that the index answers, with %[1]s for its
 	// argument; "" = none.
@@ -85,31 +102,30 @@ type path struct {
 	// whole marks a path so short that it is read at once, without windows.
 	whole bool
 
-	rows, window [2]*db.Stmt // ascending, descending
+	rows   [2][3]*db.Stmt // ascending and descending, by form
+	window [2]*db.Stmt
 }
-
-const (
-	fromInventory = `inventory c CROSS JOIN inventory_seen s`
-	joinSeen      = `s.inventory_id = c.id`
-)
 
 // byExpiry is a path over an index of inventory (x, not_after, id).
 func byExpiry(name, where, cast string) *path {
-	return &path{name: name, from: fromInventory, join: joinSeen, lead: "inventory c", where: where, cast: cast,
+	return &path{name: name, from: "inventory c", lead: "inventory c", where: where, cast: cast,
 		columns: []string{"c.not_after", "c.id"}, types: []string{"bigint", "text"}, kinds: keyExpiry}
 }
 
 // through is a path over an index of another table (x, not_after, inventory_id).
 func through(name, table, column string) *path {
-	return &path{name: name, from: table + ` x CROSS JOIN ` + fromInventory, join: `c.id = x.inventory_id AND ` + joinSeen, lead: table + " x",
+	return &path{name: name, from: table + " x CROSS JOIN inventory c", join: "c.id = x.inventory_id AND ", lead: table + " x",
 		where: "x." + column + " = %[1]s", cast: "text",
 		columns: []string{"x.not_after", "x.inventory_id"}, types: []string{"bigint", "text"}, kinds: keyExpiry}
 }
 
 // among is a path over a few certificates by id.
 func among(name, cast, column string) *path {
-	p := &path{name: name, from: fromInventory, join: joinSeen, where: "c.id = ANY(%[1]s)", cast: "text[]",
+	p := &path{name: name, from: "inventory c", where: "c.id = ANY(%[1]s)", cast: "text[]",
 		columns: []string{"c.id"}, types: []string{"text"}, kinds: keyAdded, whole: true}
+	if column == "s.last_seen_at" {
+		p.from, p.join = "inventory c CROSS JOIN inventory_seen s", "s.inventory_id = c.id AND "
+	}
 	if column != "" {
 		p.columns, p.types, p.kinds = []string{column, "c.id"}, []string{cast, "text"}, keyExpiry
 	}
@@ -130,18 +146,22 @@ var (
 	pathIDsAdded = among("ids_added", "", "")
 	pathTag      = through("tag", "inventory_tag", "tag").build()
 	pathName     = through("name", "inventory_name", "rname").build()
-	pathSuffix   = (&path{name: "suffix", from: "inventory_name x CROSS JOIN " + fromInventory, join: `c.id = x.inventory_id AND ` + joinSeen,
+	pathSuffix   = (&path{name: "suffix", from: "inventory_name x CROSS JOIN inventory c", join: "c.id = x.inventory_id AND ",
 		lead: "inventory_name x", columns: []string{"x.rname", "x.not_after", "x.inventory_id"}, types: []string{"text", "bigint", "text"}, kinds: keyName}).build()
-	pathSeen = (&path{name: "seen", from: "inventory_seen s CROSS JOIN inventory c", join: `c.id = s.inventory_id`, lead: "inventory_seen s",
+	pathSeen = (&path{name: "seen", from: "inventory_seen s CROSS JOIN inventory c", join: "c.id = s.inventory_id AND ", lead: "inventory_seen s",
 		columns: []string{"s.last_seen_at", "s.inventory_id"}, types: []string{"bigint", "text"}, kinds: keySeen}).build()
-	pathAdded = (&path{name: "added", from: fromInventory, join: joinSeen, lead: "inventory c",
+	pathAdded = (&path{name: "added", from: "inventory c", lead: "inventory c",
 		columns: []string{"c.id"}, types: []string{"text"}, kinds: keyAdded}).build()
 )
 
 // build composes the statements of p.
 func (p *path) build() *path {
 	for dir, word := range []string{"asc", "desc"} {
-		p.rows[dir] = db.SQL("inventory.list_"+p.name+"_"+word, p.rowsText(dir))
+		for f, suffix := range formNames {
+			if form(f) == filtered || !p.whole && p.kinds != keyName {
+				p.rows[dir][f] = db.SQL("inventory.list_"+p.name+"_"+word+suffix, p.rowsText(dir, form(f)))
+			}
+		}
 		if !p.whole {
 			p.window[dir] = db.SQL("inventory.window_"+p.name+"_"+word, p.windowText(dir))
 		}
@@ -183,14 +203,18 @@ func (p *path) order(dir int) string {
 	return " ORDER BY " + strings.Join(by, ", ")
 }
 
-func (p *path) rowsText(dir int) string {
-	n := len(p.columns)
-	key, names := "", residualName
-	if p.kinds == keyName {
-		key, names = ", x.rname", firstName
+func (p *path) rowsText(dir int, f form) string {
+	n, first, key, rest := len(p.columns), 1, "", ""
+	switch {
+	case f == visible:
+		rest = ` AND c.status <> 'retired'`
+	case f == filtered && p.kinds == keyName:
+		first, key, rest = residuals+1, ", x.rname", firstName+residual
+	case f == filtered:
+		first, rest = residuals+1, residualName+residual
 	}
-	return `SELECT ` + shown + key + ` FROM ` + p.from + ` WHERE ` + p.join + ` AND ` + p.span(dir, residuals+1) + p.condition(residuals+2*n+2) +
-		names + residual + p.order(dir) + fmt.Sprintf(` LIMIT $%d`, residuals+2*n+1)
+	return `SELECT ` + shown + key + ` FROM ` + p.from + ` WHERE ` + p.join + p.span(dir, first) + p.condition(first+2*n+1) +
+		rest + p.order(dir) + fmt.Sprintf(` LIMIT $%d`, first+2*n)
 }
 
 // windowText finds the key of the n-th next entry, whatever it is. The OFFSET
@@ -217,6 +241,7 @@ type conditions struct {
 	port                                        int
 	ids                                         []string // nil = no condition
 	never                                       bool     // nothing can match
+	visible                                     bool     // statuses are all but retired
 }
 
 // prepare resolves what needs the database: issuers, and the conditions that
@@ -227,6 +252,7 @@ func (s *Store) prepare(ctx context.Context, f *Filter) (*conditions, error) {
 	for _, st := range f.statuses() {
 		c.statuses = append(c.statuses, string(st))
 	}
+	c.visible = len(c.statuses) == len(Statuses)-1 && !slices.Contains(c.statuses, string(Retired))
 	if len(c.statuses) == len(Statuses) {
 		c.statuses = nil
 	}
@@ -413,12 +439,12 @@ func list[T any](vs []T) any {
 	return vs
 }
 
-// walk is a path with its argument, and whether the index answers everything.
+// walk is a path with its argument, and how much it leaves to conditions.
 type walk struct {
 	*path
-	dir   int
-	arg   any
-	exact bool
+	dir  int
+	arg  any
+	form form
 }
 
 // candidates returns the paths that c can take in an order, the preferred one
@@ -432,20 +458,20 @@ func (c *conditions) candidates(sort Sort) []walk {
 	switch {
 	case c.ids != nil:
 		few := map[string]*path{"expires": pathIDs, "seen": pathIDsSeen, "added": pathIDsAdded}
-		return []walk{{few[order], dir, c.ids, true}}
+		return []walk{{few[order], dir, c.ids, filtered}}
 	case order == "seen":
-		return []walk{{pathSeen, dir, nil, c.plain(pathSeen)}}
+		return []walk{{pathSeen, dir, nil, c.left(pathSeen)}}
 	case order == "added":
-		return []walk{{pathAdded, dir, nil, c.plain(pathAdded)}}
+		return []walk{{pathAdded, dir, nil, c.left(pathAdded)}}
 	}
 	if c.name.Name != "" {
 		if c.name.Below {
-			return []walk{{pathSuffix, dir, nil, false}}
+			return []walk{{pathSuffix, dir, nil, filtered}}
 		}
-		return []walk{{pathName, dir, reversed(c.name.Name), c.plain(pathName)}}
+		return []walk{{pathName, dir, reversed(c.name.Name), c.left(pathName)}}
 	}
 	var out []walk
-	add := func(p *path, arg any) { out = append(out, walk{p, dir, arg, c.plain(p)}) }
+	add := func(p *path, arg any) { out = append(out, walk{p, dir, arg, c.left(p)}) }
 	if len(c.tags) > 0 {
 		add(pathTag, c.tags[0])
 	}
@@ -467,15 +493,18 @@ func (c *conditions) candidates(sort Sort) []walk {
 	return out
 }
 
-// plain reports whether path p answers every condition of c by its index.
-func (c *conditions) plain(p *path) bool {
+// left returns how much of c is left when the index of p has answered.
+func (c *conditions) left(p *path) form {
 	rest := c.without(p)
-	for _, is := range []bool{rest.statuses != nil, rest.owners != nil, rest.teams != nil, rest.environments != nil, rest.issuers != nil,
+	for _, is := range []bool{rest.statuses != nil && !rest.visible, rest.owners != nil, rest.teams != nil, rest.environments != nil, rest.issuers != nil,
 		rest.keys != nil, rest.source != 0, rest.managed >= 0, rest.ca >= 0, len(rest.tags) > 0, rest.name.Name != "", rest.endpoint.Name != "",
 		rest.words != [maxWords]string{}, p != pathSeen && rest.seen != anyTime, (p == pathSeen || p == pathAdded) && rest.expires != anyTime} {
 		if is {
-			return false
+			return filtered
 		}
 	}
-	return true
+	if rest.visible {
+		return visible
+	}
+	return plain
 }

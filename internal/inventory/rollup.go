@@ -62,8 +62,14 @@ type grain struct {
 
 // grains are ordered from the cheapest to read to the dearest.
 var grains = []grain{
+	{"key", []Dimension{ByStatus, ByKey}, func(d dims) dims { return dims{status: d.status, key: d.key} }},
+	{"team", []Dimension{ByStatus, ByTeam}, func(d dims) dims { return dims{status: d.status, team: d.team} }},
+	{"holder", []Dimension{ByStatus, ByOwner}, func(d dims) dims { return dims{status: d.status, owner: d.owner} }},
 	{"origin", []Dimension{ByStatus, ByIssuer, ByEnvironment, BySource, ByManaged}, func(d dims) dims {
 		return dims{status: d.status, issuer: d.issuer, environment: d.environment, source: d.source, managed: d.managed}
+	}},
+	{"held", []Dimension{ByStatus, ByOwner, BySource, ByManaged}, func(d dims) dims {
+		return dims{status: d.status, owner: d.owner, source: d.source, managed: d.managed}
 	}},
 	{"facet", []Dimension{ByStatus, ByIssuer, ByKey, ByOwner, ByTeam, ByEnvironment}, func(d dims) dims {
 		return dims{status: d.status, issuer: d.issuer, key: d.key, owner: d.owner, team: d.team, environment: d.environment}
