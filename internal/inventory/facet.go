@@ -38,7 +38,7 @@ type FacetValue struct {
 
 const (
 	maxValues  = 200  // values of one facet
-	sampleRows = 5000 // rows counted when no roll-up has the answer
+	sampleRows = 2000 // rows counted when no roll-up has the answer
 	maxDays    = 1500 // of a timeline
 )
 

@@ -123,7 +123,7 @@ func (f *Filter) String() string {
 			if key != "" {
 				b.WriteString(key + ":")
 			}
-			b.WriteString(quote(v))
+			b.WriteString(quote(v, key == "" && strings.Contains(v, ":")))
 		}
 	}
 	add("owner", sorted(f.Owners)...)
@@ -200,9 +200,9 @@ func sorted(vs []string) []string {
 	return slices.Compact(vs)
 }
 
-// quote puts v in quotation marks where Parse needs them.
-func quote(v string) string {
-	if v != "" && !strings.ContainsAny(v, " \t\n\"\\") {
+// quote puts v in quotation marks where Parse needs them, or when must is set.
+func quote(v string, must bool) string {
+	if !must && v != "" && !strings.ContainsAny(v, " \t\n\"\\") {
 		return v
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(v) + `"`

@@ -12,7 +12,7 @@ import (
 // touched, so that ten thousand certificates for "localhost" cost no more than
 // two. The caller holds the lock of structural changes.
 
-// linkable is the condition of the partial index inventory_lineage.
+// linkable is the condition on members of a chain.
 const linkable = `lineage IS NOT NULL AND status IN ('active', 'superseded', 'expired')`
 
 var (
@@ -22,8 +22,8 @@ var (
 	qNewer = db.SQL("inventory.read_newer", `SELECT `+memberColumns+` FROM inventory c
 		WHERE lineage = $1 AND owner = $2 AND `+linkable+` AND (not_before, id) > ($3::bigint, $4::text)
 		ORDER BY not_before, id LIMIT 1`)
-	qLineages = db.SQL("inventory.list_lineages", `SELECT lineage FROM inventory
-		WHERE lineage = ANY($1::bigint[]) AND `+linkable)
+	// Not linkable: with that condition SQLite takes the index of statuses.
+	qLineages       = db.SQL("inventory.list_lineages", `SELECT lineage FROM inventory WHERE lineage = ANY($1::bigint[]) AND lineage IS NOT NULL`)
 	qSetSuccessor   = db.SQL("inventory.update_successor", `UPDATE inventory SET successor_id = $2 WHERE id = $1`)
 	qPreviousMember = db.SQL("inventory.list_previous", `SELECT `+memberColumns+` FROM inventory c WHERE successor_id = $1 ORDER BY c.id`)
 )

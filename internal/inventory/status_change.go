@@ -142,12 +142,12 @@ var (
 		db.SQL("inventory.delete_tags", `DELETE FROM inventory_tag WHERE inventory_id = ANY($1::text[])`),
 		db.SQL("inventory.delete_endpoints", `DELETE FROM endpoint WHERE inventory_id = ANY($1::text[])`),
 	}
-	qOldEdits = db.SQL("inventory.delete_old_edits", `DELETE FROM inventory_edit WHERE created_at < $1`)
+	qOldEdits = db.SQL("inventory.delete_old_edits", `DELETE FROM inventory_edit WHERE state = 'done' AND created_at < $1`)
 )
 
 // Purge deletes up to limit certificates that ended, or were retired, before
-// an instant, and that no endpoint has served since; and the records of bulk
-// edits from before it. It returns how many certificates went.
+// an instant, and that no endpoint has served since; and the records of
+// finished bulk edits from before it. It returns how many certificates went.
 func (s *Store) Purge(ctx context.Context, before, now time.Time, limit int) (n int, err error) {
 	if before.After(now) {
 		return 0, fault.New(fault.Invalid, "certificates are kept at least until they end")

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -275,8 +276,8 @@ var qSetStatus = db.SQL("inventory.update_status", `UPDATE inventory SET status 
 // setStatus gives m the status that its facts ask for at now.
 func (c *change) setStatus(m *member, now int64) {
 	want := m.facts().status(now)
-	if want == m.status {
-		return
+	if !slices.Contains(transitions[m.status], want) {
+		return // the same, or another replica's clock is ahead of ours
 	}
 	c.recount(m, func() { m.status = want })
 	c.tx.Queue(qSetStatus, nil, []string{m.id}, want)

@@ -36,8 +36,7 @@ CREATE INDEX inventory_issued ON inventory (issuer_id, not_after, id);
 CREATE INDEX inventory_key ON inventory (key_type, not_after, id);
 CREATE INDEX inventory_serial ON inventory (serial);
 CREATE INDEX inventory_spki ON inventory (spki_hash);
-CREATE INDEX inventory_lineage ON inventory (lineage, owner, not_before, id)
-	WHERE lineage IS NOT NULL AND status IN ('active', 'superseded', 'expired');
+CREATE INDEX inventory_lineage ON inventory (lineage, owner, not_before, id) WHERE lineage IS NOT NULL;
 CREATE INDEX inventory_successor ON inventory (successor_id, id) WHERE successor_id IS NOT NULL;
 
 CREATE TABLE inventory_der (
