@@ -37,7 +37,7 @@ func isPKCS12(data []byte) bool {
 
 // maxIterations bounds the work to which a file can put us: the highest count
 // in common use is 600,000 (OWASP), and each costs about a microsecond.
-const maxIterations = 2_000_000
+const maxIterations = 1_000_000
 
 // maxDepth bounds how deep saneIntegers looks; sound files have 17 levels.
 const maxDepth = 32
