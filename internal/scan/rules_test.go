@@ -47,6 +47,28 @@ func TestOnePercentIsTolerated(t *testing.T) {
 	}
 }
 
+// Peers that answer in 200 ms, then in 250, then in 400.
+func TestPeersThatSlowDownAreNoticed(t *testing.T) {
+	var p patience
+	feed := func(wait time.Duration) (slow bool) {
+		for range 60 {
+			slow = p.add(10*wait, 10)
+		}
+		return slow
+	}
+	for _, c := range []struct {
+		wait time.Duration
+		want bool
+	}{{200 * time.Millisecond, false}, {250 * time.Millisecond, false}, {400 * time.Millisecond, true}, {210 * time.Millisecond, false}} {
+		if got := feed(c.wait); got != c.want {
+			t.Errorf("at %v: %v", c.wait, got)
+		}
+	}
+	if new(patience).add(time.Hour, 3) {
+		t.Error("three answers are enough to judge")
+	}
+}
+
 func TestDescriptorsBoundTheFlight(t *testing.T) {
 	for _, c := range []struct {
 		files       uint64

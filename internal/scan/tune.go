@@ -21,7 +21,10 @@ type tuner struct {
 	limit    atomic.Int64
 	peak     atomic.Int64
 
-	sample                  []metrics.Sample
+	sample         []metrics.Sample
+	waits, answers atomic.Int64 // of peers since the last step: nanoseconds, and how many
+	peers          patience
+
 	before                  []uint64 // counts of the histogram at the last step
 	taken, delayed, stalled uint64   // of the tokens, likewise
 }
@@ -89,12 +92,51 @@ func (t *tuner) run(ctx context.Context, every time.Duration, tokens *probe.Toke
 	}
 }
 
+// answered notes how long a peer that answered let us wait.
+func (t *tuner) answered(wait time.Duration) {
+	t.waits.Add(int64(wait))
+	t.answers.Add(1)
+}
+
+// patience compares how long peers let us wait now with how long they did when
+// fewer were in flight. When they take half as long again, something between
+// us is full: theirs or the network's queues grow, and more in flight makes
+// them longer, not the scan shorter.
+type patience struct {
+	sum, n float64 // of about the last half second, fading
+	best   float64 // smallest mean so far; 0: none
+}
+
+const (
+	patienceFade    = 0.9 // per step
+	patienceSamples = 50
+	patienceLimit   = 1.5
+)
+
+// add takes the answers of one step and reports whether peers are slower than
+// they could be.
+func (p *patience) add(sum time.Duration, n int64) bool {
+	p.sum, p.n = p.sum*patienceFade+float64(sum), p.n*patienceFade+float64(n)
+	if p.n < patienceSamples {
+		return false
+	}
+	mean := p.sum / p.n
+	if p.best == 0 || mean < p.best {
+		p.best = mean
+	}
+	return mean > patienceLimit*p.best
+}
+
 // look returns the delay since the last call: what one in a hundred goroutines
-// waited for a processor, or for a CPU token.
+// waited for a processor, or for a CPU token. Peers that have become slow are
+// a mild one.
 func (t *tuner) look(tokens *probe.Tokens) delay {
 	taken, delayed, stalled := tokens.Counts()
 	d := grade(delayed-t.delayed, stalled-t.stalled, taken-t.taken)
 	t.taken, t.delayed, t.stalled = taken, delayed, stalled
+	if t.peers.add(time.Duration(t.waits.Swap(0)), t.answers.Swap(0)) {
+		d = max(d, mild)
+	}
 	return max(d, t.scheduler())
 }
 
