@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"chancery/internal/fault"
-	"chancery/internal/loop"
 	"chancery/internal/pki"
 )
 
@@ -240,79 +239,6 @@ func (s *Service) liveSingle(o *pki.OCSPSingle, b *book, id *pki.OCSPCertID, at,
 	s.single(o, &f, id.DER, at, s.next(at, g))
 	if !ok {
 		o.Status = pki.OCSPUnknown
-	}
-	return nil
-}
-
-// signBatch is the most answers that one tick renews.
-const signBatch = 20_000
-
-// presign renews answers that are due, so that no client has to wait for a
-// signature. It also forgets certificates that expired long ago.
-func (s *Service) presign(ctx context.Context) (n loop.Count, err error) {
-	if !s.loaded.Load() {
-		return n, nil
-	}
-	if err := s.syncBooks(); err != nil { // certificates of signers end with time
-		return n, err
-	}
-	now := minutes(s.now())
-	oldest := now
-	for _, b := range *s.books.Load() {
-		b.forget(now - uint32(keepExpired/time.Minute))
-		g, gen := b.current(now)
-		if g == nil {
-			continue
-		}
-		for shard := 0; shard < bookShards && n.Claimed < signBatch; {
-			var due []fact
-			shard, due = s.due(b, shard, gen, now, &oldest)
-			n.Claimed += len(due)
-			if err := s.renewAll(ctx, b, due, &n); errors.Is(err, errNoSigner) {
-				break // what is kept is served until it ends
-			} else if err != nil {
-				return n, err
-			}
-		}
-	}
-	n.More = n.Claimed >= signBatch
-	s.metrics.oldest.Store(int64(oldest) * 60)
-	return n, nil
-}
-
-// due lists answers of one shard and those after it that should be signed
-// anew: a bounded number, with the shard to go on with.
-func (s *Service) due(b *book, shard int, gen uint16, now uint32, oldest *uint32) (next int, due []fact) {
-	next = b.each(shard, func(f *fact, se seal) bool {
-		if se.at != 0 {
-			*oldest = min(*oldest, se.at)
-		}
-		fresh := se.at >= s.turn(f, now) && se.at != 0
-		// An answer whose signer ends earlier than it should is due as soon as
-		// there is another signer.
-		if gens := *b.gens.Load(); fresh && se.gen != gen && gens[se.gen].end < se.at+s.validity {
-			fresh = false
-		}
-		if !fresh {
-			due = append(due, *f)
-		}
-		return len(due) < 512
-	})
-	return next, due
-}
-
-// renewAll signs answers. One that changed meanwhile is signed when it is asked
-// for, or by the next tick.
-func (s *Service) renewAll(ctx context.Context, b *book, due []fact, n *loop.Count) error {
-	for i := range due {
-		switch _, _, err := s.renew(ctx, b, &due[i], bySHA1); {
-		case err == nil:
-			n.Done++
-			s.metrics.presigned.Inc()
-		case !errors.Is(err, errChanged):
-			n.Failed += len(due) - i
-			return err
-		}
 	}
 	return nil
 }

@@ -52,6 +52,10 @@ type Config struct {
 	// signed "unknown" instead of the unsigned "unauthorized" of RFC 5019.
 	SignUnknown bool
 
+	// SignWorkers is how many answers are signed ahead of time at once: the
+	// most cores that may take. 0: half of them, at least one.
+	SignWorkers int
+
 	Log      *slog.Logger          // nil: discard
 	Registry prometheus.Registerer // nil: not measured
 	Loops    *loop.Metrics         // nil: not measured
@@ -78,9 +82,10 @@ type Service struct {
 	metrics *metrics
 	now     func() time.Time
 
-	validity uint32        // of OCSP answers, minutes
-	slots    chan struct{} // bounds signatures made while a client waits
-	pool     sync.Pool     // *scratch
+	validity    uint32        // of OCSP answers, minutes
+	slots       chan struct{} // bounds signatures made while a client waits
+	signWorkers int           // bounds signatures made ahead of time
+	pool        sync.Pool     // *scratch
 
 	mu    sync.Mutex // held to change books, and the signers in them
 	books atomic.Pointer[map[string]*book]
@@ -115,9 +120,10 @@ func New(cfg Config) (*Service, error) {
 	wake := func() chan struct{} { c := make(chan struct{}, 1); c <- struct{}{}; return c } // the first tick comes at once
 	s := &Service{
 		cfg: cfg, ca: cfg.CA, db: cfg.DB, log: cfg.Log, now: time.Now, seq: -1,
-		validity: uint32(cfg.Validity / time.Minute),
-		slots:    make(chan struct{}, runtime.GOMAXPROCS(0)),
-		pool:     sync.Pool{New: func() any { return new(scratch) }},
+		validity:    uint32(cfg.Validity / time.Minute),
+		slots:       make(chan struct{}, runtime.GOMAXPROCS(0)),
+		signWorkers: cfg.SignWorkers,
+		pool:        sync.Pool{New: func() any { return new(scratch) }},
 		// Signing and CRLs wait for the load, which wakes them.
 		wakeFollow: wake(), wakeSign: make(chan struct{}, 1), wakeCRL: make(chan struct{}, 1), wakeResponder: make(chan struct{}, 1),
 	}
@@ -136,6 +142,9 @@ func (cfg *Config) setDefaults() {
 	set(&cfg.CRLValidity, defaultValidity)
 	set(&cfg.CRLRefresh, min(defaultCRLRefresh, cfg.CRLValidity/2))
 	set(&cfg.RootCRLValidity, defaultRootCRLValidity)
+	if cfg.SignWorkers <= 0 {
+		cfg.SignWorkers = max(runtime.GOMAXPROCS(0)/2, 1)
+	}
 	if cfg.Log == nil {
 		cfg.Log = obs.Discard()
 	}
