@@ -210,6 +210,17 @@ func (s *Service) Revoked(ctx context.Context, c *ca.Certificate) error {
 	return nil
 }
 
+// RevokedMany tells the service about certificates that this process just
+// revoked together (ca.Service.RevokeMany). When it returns, every answer here
+// says so; signatures and CRLs follow, with one wake-up.
+func (s *Service) RevokedMany(revoked []ca.Changed) {
+	for i := range revoked {
+		c := &revoked[i]
+		s.learn(c.AuthorityID, c.Shard, c.Serial, c.IssuedAt, c.NotAfter, c.RevokedAt, c.Reason)
+	}
+	s.nudge(len(revoked))
+}
+
 // learn takes over what a row says, and returns the book it belongs to.
 func (s *Service) learn(authority string, shard int, serial pki.Serial, issuedAt, notAfter, revokedAt time.Time, reason pki.Reason) *book {
 	b := s.book(authority)
