@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"chancery/internal/fault"
@@ -132,7 +133,7 @@ func (s *Service) rebuild(sc *scratch, b *book, g *signer, f *fact, form form, a
 
 // lazy signs while a client waits.
 func (s *Service) lazy(ctx context.Context, b *book, f *fact, form form) (seal, []byte, error) {
-	release, err := s.slot(ctx)
+	release, err := wait(ctx, s.slots)
 	if err != nil {
 		return seal{}, nil, err
 	}
@@ -141,25 +142,44 @@ func (s *Service) lazy(ctx context.Context, b *book, f *fact, form form) (seal, 
 	return s.renew(ctx, b, f, form)
 }
 
-// slot waits a moment for the right to sign. Clients decide how many answers
+// wait waits a moment for the right to sign. Clients decide how many answers
 // are made on demand; this decides how much of the machine that may take.
-func (s *Service) slot(ctx context.Context) (release func(), err error) {
-	release = func() { <-s.slots }
+func wait(ctx context.Context, slots chan struct{}) (release func(), err error) {
+	release = func() { <-slots }
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return release, nil
 	default:
 	}
 	t := time.NewTimer(200 * time.Millisecond)
 	defer t.Stop()
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return release, nil
 	case <-t.C:
 		return nil, errBusy
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// rate lets so many pass in each second, all of them at once if need be.
+type rate struct {
+	perSecond int
+
+	mu     sync.Mutex
+	second int64
+	passed int
+}
+
+func (r *rate) allow(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if second := now.Unix(); second != r.second {
+		r.second, r.passed = second, 0
+	}
+	r.passed++
+	return r.passed <= r.perSecond
 }
 
 // renew signs the answer about f and keeps it.
@@ -188,8 +208,12 @@ func (s *Service) renew(ctx context.Context, b *book, f *fact, form form) (se se
 }
 
 // live makes an answer for one client alone: about several certificates, with
-// its nonce, or about a serial that nobody has.
+// its nonce, or about a serial that nobody has. Such answers have limits of
+// their own, so that those who want them cannot keep the signer from the others.
 func (s *Service) live(ctx context.Context, b *book, req *pki.OCSPRequest) (a answer, err error) {
+	if !s.liveRate.allow(s.now()) {
+		return a, errBusy
+	}
 	now := minutes(s.now())
 	g, _ := b.current(now)
 	if g == nil {
@@ -215,7 +239,7 @@ func (s *Service) live(ctx context.Context, b *book, req *pki.OCSPRequest) (a an
 	if err != nil {
 		return a, err
 	}
-	release, err := s.slot(ctx)
+	release, err := wait(ctx, s.liveSlots)
 	if err != nil {
 		return a, err
 	}

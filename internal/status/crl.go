@@ -30,6 +30,8 @@ type crl struct {
 	// Of whoever holds crlMu:
 	retryAt  time.Time
 	failures int
+
+	written uint64 // number of the list in Config.Directory; of the directory loop alone
 }
 
 // publishedCRL is a CRL as the database has it.
@@ -421,6 +423,9 @@ func (s *Service) publish(ctx context.Context, list []*candidate, n *loop.Count)
 			var err error
 			if c.won, err = c.store(ctx, tx); err != nil {
 				return err
+			}
+			if c.won {
+				s.put(tx, fmt.Sprintf("crl/%s/%d", c.auth.ID, c.crl.shard), s.now(), sinkBucket, sinkPurge)
 			}
 		}
 		return nil

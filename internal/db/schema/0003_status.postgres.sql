@@ -48,7 +48,8 @@ CREATE TABLE status_outbox (
 	error       TEXT COLLATE "C",
 	PRIMARY KEY (sink, target)
 );
-CREATE INDEX status_outbox_due ON status_outbox (due_at);
+CREATE INDEX status_outbox_due ON status_outbox (sink, due_at);
+CREATE INDEX status_outbox_since ON status_outbox (sink, since);
 
 -- Where the walk over all certificates stands, and what it found.
 CREATE TABLE checker (
