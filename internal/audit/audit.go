@@ -51,6 +51,8 @@ var (
 		WHERE seq > $1 ORDER BY seq LIMIT $2`)
 	qBySubject = db.SQL("audit.list_by_subject", `SELECT COALESCE(seq, 0), hash, id, at, kind, actor, subject, data FROM journal
 		WHERE subject = $1 AND id > $2 ORDER BY id LIMIT $3`)
+	qBySubjects = db.SQL("audit.list_by_subjects", `SELECT COALESCE(seq, 0), hash, id, at, kind, actor, subject, data FROM journal
+		WHERE subject = ANY($1::text[]) ORDER BY subject, id`)
 	qBacklog = db.SQL("audit.count_waiting", `SELECT count(*) FROM journal WHERE seq IS NULL`)
 )
 
@@ -187,6 +189,17 @@ func Follow(ctx context.Context, q db.Q, seq int64, limit int) ([]Record, error)
 // entry with id after ("" = from the first).
 func BySubject(ctx context.Context, q db.Q, subject, after string, limit int) ([]Record, error) {
 	return db.List(ctx, q, qBySubject, scanRecord, subject, after, limit)
+}
+
+// BySubjects returns all entries about each of some subjects, oldest first.
+func BySubjects(ctx context.Context, q db.Q, subjects []string) (map[string][]Record, error) {
+	all := make(map[string][]Record, len(subjects))
+	err := q.All(ctx, qBySubjects, func(r *db.Row) error {
+		rec := scanRecord(r)
+		all[rec.Subject] = append(all[rec.Subject], rec)
+		return nil
+	}, subjects)
+	return all, err
 }
 
 // Waiting calls f for every entry that waits for its place, oldest first. There
