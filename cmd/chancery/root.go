@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,6 +20,7 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	environ        []string
+	closers        *[]io.Closer // closed, last one first, when the command has ended
 }
 
 // getenv returns the value of a variable, or "".
@@ -41,9 +44,13 @@ func isTerminal(w io.Writer) bool {
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, e env) int {
+	e.closers = new([]io.Closer)
 	root := newRoot(e)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
+	for _, c := range slices.Backward(*e.closers) {
+		err = errors.Join(err, c.Close())
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -61,7 +68,9 @@ type section struct {
 func sections(e env) []section {
 	return []section{
 		{"Run", []*cobra.Command{newDev(e), newServe(e)}},
-		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e)}},
+		{"Use", []*cobra.Command{newCerts(e), newCA(e), newACME(e), newScan(e), newAudit(e)}},
+		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e), newBackup(e), newRestore(e), newMigrate(e)}},
+		{"Measure", []*cobra.Command{newBench(e)}},
 		{"About", []*cobra.Command{newCompletion(e), newMan(e), newVersion(e)}},
 	}
 }

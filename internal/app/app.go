@@ -108,11 +108,16 @@ func (a *App) openStorage(ctx context.Context) (err error) {
 	return err
 }
 
-// openCA loads the authorities, and makes those that are missing if allowed.
-func (a *App) openCA(ctx context.Context) (err error) {
+// loadCA loads the authorities.
+func (a *App) loadCA(ctx context.Context) (err error) {
 	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.keys, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL},
 		SignerLog: a.signerLog.Append, Log: a.log})
-	if err != nil {
+	return err
+}
+
+// openCA loads the authorities, and makes those that are missing if allowed.
+func (a *App) openCA(ctx context.Context) (err error) {
+	if err := a.loadCA(ctx); err != nil {
 		return err
 	}
 	if err := ensureAuthorities(ctx, a.cfg, a.ca, a.opts.Create); err != nil {

@@ -23,7 +23,7 @@ func ensureAuthorities(ctx context.Context, cfg *config.Config, s *ca.Service, c
 			continue
 		}
 		if !create {
-			return fault.New(fault.Precondition, "there is no certificate authority named %q yet; make it with `chancery ca init %s`", name, name)
+			return fault.New(fault.Precondition, "there is no certificate authority named %q yet; make it with `chancery ca init --offline --ca %s`, and the same --config or --data", name, name)
 		}
 		if _, err := InitCA(ctx, s, name, cfg.CA[name], "system"); err != nil {
 			return fmt.Errorf("make authority %s: %w", name, err)

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -203,12 +204,22 @@ func loadAuthorities(ctx context.Context, q db.Q) ([]*Authority, error) {
 		}
 	}
 	err = q.All(ctx, qChains, func(r *db.Row) error {
-		if a := byID[r.Text()]; a != nil {
-			a.Chains = append(a.Chains, []byte(r.Text()))
+		if a := byID[r.Text()]; a != nil && len(a.Chains) > 0 {
+			a.addChain([]byte(r.Text()))
 		}
 		return nil
 	})
 	return all, err
+}
+
+// addChain adds a stored chain: one that begins with a's own certificate knows
+// what lies above it and is served first, any other is an alternate.
+func (a *Authority) addChain(chain []byte) {
+	if bytes.HasPrefix(chain, pki.EncodeChain(a.DER)) {
+		a.Chains[0] = chain
+		return
+	}
+	a.Chains = append(a.Chains, chain)
 }
 
 // chainAbove is the PEM of a and of the authorities between it and its root.

@@ -324,8 +324,14 @@ func TestOfflineRootSignsAndCrossSigns(t *testing.T) {
 	if _, err := online.ImportIssuing(ctx, a.ID, [][]byte{online.root.DER}, "test"); !fault.Is(err, fault.Invalid) {
 		t.Fatalf("imported a certificate of another key: %v", err)
 	}
-	if a, err = online.ImportIssuing(ctx, a.ID, [][]byte{signed.DER}, "test"); err != nil {
+	if a, err = online.ImportIssuing(ctx, a.ID, [][]byte{signed.DER, offline.root.DER}, "test"); err != nil {
 		t.Fatal(err)
+	}
+	if foreign := online.Authority(a.ParentID); foreign == nil || string(foreign.DER) != string(offline.root.DER) || foreign.CanSign() {
+		t.Fatalf("the offline root is not among the trust anchors: %+v", foreign)
+	}
+	if !bytes.Equal(a.Chains[0], pki.EncodeChain(signed.DER)) {
+		t.Fatal("the root is served with certificates")
 	}
 	req := request(t, pki.P256, dns("a.test"))
 	req.CA = "second"
@@ -453,5 +459,9 @@ func TestProfilePermits(t *testing.T) {
 	p.Wildcard = true
 	if err := p.Permits(dns("*.example.test")); err != nil {
 		t.Error(err)
+	}
+	p.Permitted, p.Excluded = []string{}, nil
+	if p.Permits(dns("example.test")) == nil {
+		t.Error("an empty list of permitted domains permits")
 	}
 }

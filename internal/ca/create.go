@@ -110,11 +110,10 @@ func (s *Service) CreateRoot(ctx context.Context, spec Spec, actor string) (*Aut
 		return nil, err
 	}
 	a.Cert = &x509.Certificate{RawSubject: raw, SubjectKeyId: keyID, PublicKey: key.Public(), NotAfter: now.Add(profile.Period)}
-	cert, err := s.issueOwn(ctx, a, profile, subject, a.signer.SPKI(), a.KeyType)
-	if err != nil {
+	if _, err := s.issueOwn(ctx, a, profile, subject, a.signer.SPKI(), a.KeyType, a.keep(actor)); err != nil {
 		return nil, err
 	}
-	return a, s.store(ctx, a, cert.DER, actor)
+	return a, s.Reload(ctx)
 }
 
 // CreateIssuing makes an issuing authority under a root whose key is here.
@@ -135,11 +134,10 @@ func (s *Service) CreateIssuing(ctx context.Context, rootID string, spec Spec, a
 	if err != nil {
 		return nil, err
 	}
-	cert, err := s.issueOwn(ctx, root, issuingProfile(spec.Period), spec.subject(RoleIssuing, now), spki, a.KeyType)
-	if err != nil {
+	if _, err := s.issueOwn(ctx, root, issuingProfile(spec.Period), spec.subject(RoleIssuing, now), spki, a.KeyType, a.keep(actor)); err != nil {
 		return nil, err
 	}
-	return a, s.store(ctx, a, cert.DER, actor)
+	return a, s.Reload(ctx)
 }
 
 func issuingProfile(period time.Duration) Profile {
@@ -168,27 +166,22 @@ func (s *Service) CreateResponder(ctx context.Context, authorityID, actor string
 	}
 	profile := own("ocsp", OCSPPeriod, x509.KeyUsageDigitalSignature)
 	profile.ExtKeyUsage, profile.NoCheck, profile.NoOCSP, profile.NoCRL = []asn1.ObjectIdentifier{pki.EKUOCSPSigning}, true, true, true
-	cert, err := s.issueOwn(ctx, parent, profile, spec.subject(RoleOCSP, now), spki, a.KeyType)
-	if err != nil {
+	if _, err := s.issueOwn(ctx, parent, profile, spec.subject(RoleOCSP, now), spki, a.KeyType, a.keep(actor)); err != nil {
 		return nil, err
 	}
-	return a, s.store(ctx, a, cert.DER, actor)
+	return a, s.Reload(ctx)
 }
 
-// store records a new authority and makes it effective here.
-func (s *Service) store(ctx context.Context, a *Authority, der []byte, actor string) error {
-	a.DER = der
-	if err := a.parse(); err != nil {
-		return err
-	}
-	err := s.db.Write(ctx, func(tx *db.Tx) error {
+// keep records a new authority together with its certificate.
+func (a *Authority) keep(actor string) func(tx *db.Tx, der []byte) error {
+	return func(tx *db.Tx, der []byte) error {
+		a.DER = der
+		if err := a.parse(); err != nil {
+			return err
+		}
 		a.insert(tx)
 		return journalAuthority(tx, "authority.create", a, actor)
-	})
-	if err != nil {
-		return fmt.Errorf("store authority %s: %w", a.Name, err)
 	}
-	return s.Reload(ctx)
 }
 
 func journalAuthority(tx *db.Tx, kind audit.Kind, a *Authority, actor string) error {
@@ -261,13 +254,23 @@ func (s *Service) ImportIssuing(ctx context.Context, id string, chain [][]byte, 
 	if err != nil {
 		return nil, err
 	}
+	chain, root := s.splitRoot(chain, a.CA)
 	var parent string
 	for _, r := range s.Authorities() {
 		if r.Cert != nil && cert.CheckSignatureFrom(r.Cert) == nil {
 			parent = r.ID
 		}
 	}
+	if root != nil && parent == "" && len(chain) == 1 {
+		parent = root.ID
+	}
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		if root != nil {
+			root.insert(tx)
+			if err := journalAuthority(tx, "authority.trust", root, actor); err != nil {
+				return err
+			}
+		}
 		tx.Queue(qActivate, db.ExactlyOne(fault.New(fault.Conflict, "authority %s was activated meanwhile", a.Name)), a.ID, chain[0], cert.NotAfter, orNull(parent))
 		if len(chain) > 1 {
 			tx.Queue(qInsertChain, nil, a.ID, string(pki.EncodeChain(chain...)), time.Now())
@@ -281,6 +284,32 @@ func (s *Service) ImportIssuing(ctx context.Context, id string, chain [][]byte, 
 		return nil, err
 	}
 	return s.Authority(id), nil
+}
+
+// splitRoot takes a self-signed certificate off the end of an imported chain:
+// clients have it or do not trust it, so it is not served with certificates. A
+// root that is not known here yet is returned as an authority without a key,
+// so that it stands among the trust anchors.
+func (s *Service) splitRoot(chain [][]byte, ca string) ([][]byte, *Authority) {
+	last := chain[len(chain)-1]
+	cert, err := x509.ParseCertificate(last)
+	if len(chain) < 2 || err != nil || !cert.IsCA || cert.CheckSignatureFrom(cert) != nil {
+		return chain, nil
+	}
+	chain = chain[:len(chain)-1]
+	for _, a := range s.Authorities() {
+		if string(a.DER) == string(last) {
+			return chain, nil
+		}
+	}
+	kt, err := pki.KeyTypeOf(cert.PublicKey)
+	if err != nil {
+		return chain, nil
+	}
+	now := time.Now()
+	id := db.NewID(now)
+	return chain, &Authority{ID: id, CA: ca, Name: fmt.Sprintf("%s-root-%s", ca, id[len(id)-8:]), Role: RoleRoot, State: Active,
+		KeyType: kt, DER: last, Cert: cert, Shards: 1, CreatedAt: now}
 }
 
 // checkImport makes sure that a foreign certificate belongs to a's key and can
@@ -322,6 +351,10 @@ func (s *Service) CrossSign(ctx context.Context, id string, chain [][]byte, acto
 	if _, err := s.checkImport(ctx, a, chain); err != nil {
 		return err
 	}
+	if string(chain[0]) == string(a.DER) {
+		return fault.New(fault.Invalid, "this is the certificate of %s itself; a cross-sign is one that another root issued for its key", a.Name)
+	}
+	chain, _ = s.splitRoot(chain, a.CA)
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qInsertChain, nil, a.ID, string(pki.EncodeChain(chain...)), time.Now())
 		return journalAuthority(tx, "authority.cross_sign", &Authority{ID: a.ID, Name: a.Name, Role: a.Role, KeyType: a.KeyType, DER: chain[0]}, actor)
@@ -353,7 +386,7 @@ func (s *Service) SignIssuing(ctx context.Context, rootID string, csrDER []byte,
 	if err != nil {
 		return nil, err
 	}
-	return s.issueOwn(ctx, root, issuingProfile(period), req.Subject, req.RawSubjectPublicKeyInfo, kt)
+	return s.issueOwn(ctx, root, issuingProfile(period), req.Subject, req.RawSubjectPublicKeyInfo, kt, nil)
 }
 
 // Retire stops an authority from issuing; its status is answered as before.

@@ -32,10 +32,10 @@ type Profile struct {
 	ExtKeyUsage []asn1.ObjectIdentifier `json:"ext_key_usage"`
 	Policies    []asn1.ObjectIdentifier `json:"policies,omitempty"`
 	CommonName  pki.CNRule              `json:"common_name"`
-	Identifiers []pki.IdentifierType    `json:"identifiers"`         // allowed identifier types
-	Wildcard    bool                    `json:"wildcard,omitempty"`  // "*." names are allowed
-	Permitted   []string                `json:"permitted,omitempty"` // DNS suffixes; empty: any name
-	Excluded    []string                `json:"excluded,omitempty"`  // DNS suffixes; win over Permitted
+	Identifiers []pki.IdentifierType    `json:"identifiers"`        // allowed identifier types
+	Wildcard    bool                    `json:"wildcard,omitempty"` // "*." names are allowed
+	Permitted   []string                `json:"permitted"`          // DNS suffixes; nil: any name, empty: none
+	Excluded    []string                `json:"excluded,omitempty"` // DNS suffixes; win over Permitted
 	MustStaple  bool                    `json:"must_staple,omitempty"`
 	Lint        LintSet                 `json:"lint"`
 
@@ -169,13 +169,16 @@ func (p *Profile) Permits(id pki.Identifier) error {
 	case !slices.Contains(p.Identifiers, id.Type):
 		return fault.New(fault.RejectedIdentifier, "profile %s does not certify %s identifiers", p.Name, id.Type)
 	case id.Wildcard() && !p.Wildcard:
-		return fault.New(fault.RejectedIdentifier, "profile %s does not certify wildcard names", p.Name)
+		return fault.New(fault.RejectedIdentifier, "profile %s does not certify wildcards; order each name", p.Name)
 	case id.Type != pki.DNS:
 		return nil
 	}
 	name := id.Base().Value
-	under := func(suffix string) bool { return name == suffix || strings.HasSuffix(name, "."+suffix) }
-	if slices.ContainsFunc(p.Excluded, under) || len(p.Permitted) > 0 && !slices.ContainsFunc(p.Permitted, under) {
+	under := func(suffix string) bool {
+		suffix = strings.ToLower(strings.Trim(suffix, "."))
+		return name == suffix || strings.HasSuffix(name, "."+suffix)
+	}
+	if slices.ContainsFunc(p.Excluded, under) || p.Permitted != nil && !slices.ContainsFunc(p.Permitted, under) {
 		return fault.New(fault.RejectedIdentifier, "profile %s does not certify %s; ask the operator which domains it covers", p.Name, id.Value)
 	}
 	return nil

@@ -192,9 +192,6 @@ type ACME struct {
 	// the validation, which saves the client a poll. 0: answer at once.
 	ChallengeWait time.Duration `toml:"challenge_wait" zero:"ok"`
 
-	// How long a nonce is good.
-	NonceLifetime time.Duration `toml:"nonce_lifetime"`
-
 	// How often a client should ask again for renewal information (RFC 9773).
 	RenewalPoll time.Duration `toml:"renewal_poll"`
 

@@ -35,7 +35,6 @@ func Default() *Config {
 			AuthorizationLifetime: 30 * day,
 			Retention:             30 * day,
 			ChallengeWait:         time.Second,
-			NonceLifetime:         time.Hour,
 			RenewalPoll:           6 * time.Hour,
 		},
 		Validation: Validation{

@@ -249,7 +249,8 @@ func (w *work) failed(ctx context.Context, cause error) error {
 	if w.intent == "" || errors.Is(cause, errNotClaimed) {
 		return cause
 	}
-	err := w.s.db.Write(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+	ctx = context.WithoutCancel(ctx)
+	err := w.s.db.Write(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(ctx, qGiveUp, w.order.ID, w.token)
 		if err != nil || n == 0 {
 			return err

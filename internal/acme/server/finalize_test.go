@@ -285,7 +285,7 @@ func TestProofsCannotBeInvented(t *testing.T) {
 			forge(lastPart(o.Authorizations[0]))
 			w.exec(t, qReady, lastPart(url))
 			found := 0
-			if err := w.Check(t.Context(), w.db.Read(), time.Now(), func(ca.Finding) { found++ }); err != nil || found != 1 {
+			if err := server.Check(t.Context(), w.db.Read(), w.secret, time.Now(), func(ca.Finding) { found++ }); err != nil || found != 1 {
 				t.Errorf("the check found %d problems, %v", found, err)
 			}
 			p := c.post(o.Finalize, map[string]string{"csr": csr(t, nil, "b.forge.test")}).problem(http.StatusForbidden, "unauthorized")
@@ -342,7 +342,7 @@ func TestRecovery(t *testing.T) { // invariant I6
 		t.Run("the order is issued again under a new serial", func(t *testing.T) {
 			o, orderURL, intent, req := stick(t, "crash.test", old)
 			found := 0
-			if err := w.Check(ctx, w.db.Read(), time.Now(), func(f ca.Finding) {
+			if err := server.Check(ctx, w.db.Read(), w.secret, time.Now(), func(f ca.Finding) {
 				if f.Invariant == "I6" {
 					found++
 				}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"chancery/internal/acme"
@@ -44,10 +45,14 @@ const orderColumns = `id, account_id, ca, state, profile, profile_hash, identifi
 
 var (
 	qOrder = db.SQL("acme.get_order", `SELECT `+orderColumns+` FROM acme_order WHERE id = $1`)
-	qOpen  = db.SQL("acme.find_open_orders", `SELECT
-		(SELECT count(*) FROM (SELECT 1 FROM acme_order WHERE account_id = $1 AND state IN ('pending', 'ready') AND expires_at > $3 LIMIT $4) AS open),
-		(SELECT id FROM acme_order WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3 ORDER BY id DESC LIMIT 1)`,
-		db.Scan("what is scanned is the sub-select, which has at most $4 rows"))
+	qSame  = db.SQL("acme.find_same_order", `SELECT id FROM acme_order
+		WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3 ORDER BY id DESC LIMIT 1`)
+	qOpen = db.SQL("acme.count_open_orders", `SELECT count(*) FROM (SELECT 1 FROM acme_order
+		WHERE account_id = $1 AND state IN ('pending', 'ready') AND expires_at > $2 LIMIT $3) AS open`)
+	// An order that expired is invalid (see StateAt) and must not keep its
+	// certificate from being replaced by another.
+	qFreeReplaces = db.SQL("acme.free_replaced", `UPDATE acme_order SET state = 'invalid'
+		WHERE replaces = $1 AND replaces IS NOT NULL AND state <> 'invalid' AND state IN ('pending', 'ready') AND expires_at <= $2`)
 	qInsertOrder = db.SQL("acme.insert_order", `INSERT INTO acme_order (id, account_id, ca, state, profile, profile_hash, identifiers, names_hash,
 			authz_ids, authz_pending, not_before, not_after, replaces, expires_at, created_at)
 		SELECT $1::text, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::bigint, $11::bigint, $12::bigint,
@@ -218,16 +223,57 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 // openOrders returns the id of an open order that is the same as this one, or
 // "", and refuses when too many orders of the account are open.
 func (s *Server) openOrders(m *message, hash string) (same string, err error) {
-	most, open := s.limits.PendingOrders, 0
-	err = s.db.Read().One(m.ctx, qOpen, func(r *db.Row) { open, same = r.Int(), r.Text() }, m.acct.ID, hash, m.now, most)
-	if err != nil {
-		return "", wrap("find open orders", err)
+	same, err = db.Get(m.ctx, s.db.Read(), qSame, (*db.Row).Text, m.acct.ID, hash, m.now)
+	if err == nil || !errors.Is(err, db.ErrNotFound) {
+		return same, wrap("find same order", err)
 	}
-	if same == "" && most > 0 && open >= most {
-		return "", fault.New(fault.RateLimited, "%d orders of this account are open, which is the most; finalize some, or let them expire", open).
+	most := s.limits.PendingOrders
+	if most <= 0 || s.open.add(m.acct.ID, most) {
+		return "", nil
+	}
+	n, err := db.Get(m.ctx, s.db.Read(), qOpen, (*db.Row).Int, m.acct.ID, m.now, most)
+	if err != nil {
+		return "", wrap("count open orders", err)
+	}
+	if n >= most {
+		return "", fault.New(fault.RateLimited, "%d orders of this account are open, which is the most; finalize some, or let them expire", n).
 			Retry(time.Minute)
 	}
-	return same, nil
+	s.open.set(m.acct.ID, n+1)
+	return "", nil
+}
+
+// openBounds keeps an upper bound of the open orders of each account: what the
+// database said last, plus what this process has made since. While it is below
+// the limit nothing needs to be counted. Like the other limits it is kept by
+// each replica for itself.
+type openBounds struct {
+	mu sync.Mutex
+	by map[string]int
+}
+
+// maxBounds is how many accounts are remembered; forgetting one costs a count.
+const maxBounds = 1 << 16
+
+// add counts one more order, unless the bound is unknown or would exceed most.
+func (b *openBounds) add(account string, most int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, known := b.by[account]
+	if !known || n >= most {
+		return false
+	}
+	b.by[account] = n + 1
+	return true
+}
+
+func (b *openBounds) set(account string, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.by == nil || len(b.by) >= maxBounds {
+		b.by = make(map[string]int)
+	}
+	b.by[account] = n
 }
 
 // attach gives the order a valid authorization for each identifier that has
@@ -274,6 +320,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 	}
 	identifiers := string(appendIdentifiers(nil, o.Identifiers))
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
+		if o.Replaces != "" {
+			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
+		}
 		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), o.ID, o.AccountID, o.CA, o.State, o.Profile, o.ProfileHash,
 			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint)
 		for i := range fresh {

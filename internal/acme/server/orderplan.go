@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"chancery/internal/acme"
@@ -104,32 +103,16 @@ func refusal(subs []fault.Sub) error {
 // identifier checks one name against the rules of a profile.
 func (s *Server) identifier(asked pki.Identifier, p *Profile) (pki.Identifier, error) {
 	id, err := pki.ParseIdentifier(asked.Type, asked.Value)
+	if err == nil {
+		err = p.Permits(id)
+	}
 	switch {
 	case err != nil:
 		return id, err
-	case !slices.Contains(p.Identifiers, id.Type):
-		return id, fault.New(fault.RejectedIdentifier, "profile %s does not certify %s identifiers", p.Name, id.Type)
-	case id.Wildcard() && !p.Wildcards:
-		return id, fault.New(fault.RejectedIdentifier, "profile %s does not certify wildcards; order each name", p.Name)
-	case !p.permits(id):
-		return id, fault.New(fault.RejectedIdentifier, "the policy of profile %s does not allow %s", p.Name, id.Value)
 	case len(s.offers(p, id)) == 0:
 		return id, fault.New(fault.RejectedIdentifier, "profile %s has no way to validate %s", p.Name, id.Value)
 	}
 	return id, nil
-}
-
-// permits applies the suffix lists of the profile to DNS names.
-func (p *Profile) permits(id pki.Identifier) bool {
-	if id.Type != pki.DNS {
-		return true
-	}
-	name := id.Base().Value
-	under := func(suffix string) bool {
-		suffix = strings.ToLower(strings.Trim(suffix, "."))
-		return name == suffix || strings.HasSuffix(name, "."+suffix)
-	}
-	return !slices.ContainsFunc(p.Excluded, under) && (p.Permitted == nil || slices.ContainsFunc(p.Permitted, under))
 }
 
 // checkPeriod refuses what the profile could not give, so that the client

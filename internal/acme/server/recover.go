@@ -16,8 +16,8 @@ import (
 var (
 	qStuck = db.SQL("acme.list_stuck_orders", `SELECT `+orderColumns+` FROM acme_order WHERE state = 'processing' AND claimed_at < $1
 		ORDER BY claimed_at LIMIT $2`)
-	qTakeOver = db.SQL("acme.take_over_order", `UPDATE acme_order SET claim_token = $3, claimed_at = $4
-		WHERE id = $1 AND state = 'processing' AND claim_token = $2`)
+	qTakeOver = db.SQL("acme.take_over_order", `UPDATE acme_order SET claim_token = $4, claimed_at = $5
+		WHERE id = $1 AND state = 'processing' AND claim_token = $2 AND certificate_id = $3`)
 	qReissue = db.SQL("acme.reissue_order", `UPDATE acme_order SET certificate_id = $3, claimed_at = $4
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2
 			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $5 AND state = 'valid')
@@ -64,7 +64,7 @@ func (s *Server) Recover(ctx context.Context, claimedBefore time.Time) (int, err
 func (s *Server) resume(ctx context.Context, o *Order) (taken bool, err error) {
 	w := &work{s: s, order: o, token: db.NewID(time.Now()), now: time.Now()}
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		n, err := tx.Exec(ctx, qTakeOver, o.ID, o.claimToken, w.token, w.now)
+		n, err := tx.Exec(ctx, qTakeOver, o.ID, o.claimToken, o.CertificateID, w.token, w.now)
 		if err != nil || n == 0 {
 			taken = false
 			return err

@@ -201,6 +201,15 @@ func TestReplaces(t *testing.T) { // RFC 9773 section 5
 			}
 			c.post(url, order("old.test")).want(http.StatusCreated)
 		})
+		t.Run("so does one that expired", func(t *testing.T) {
+			cert, _ := c.issue(nil, "exp.test")
+			id, _ := pki.CertID(cert)
+			_, at := c.orderWith(map[string]any{"identifiers": ids("exp.test"), "replaces": id})
+			more := map[string]any{"identifiers": ids("exp.test", "more.exp.test"), "replaces": id}
+			c.post(url, more).problem(http.StatusConflict, "alreadyReplaced")
+			w.exec(t, qExpireOrder, lastPart(at), time.Now().Add(-time.Second))
+			c.post(url, more).want(http.StatusCreated)
+		})
 		t.Run("of several at once, one replaces", func(t *testing.T) {
 			cert, _ := c.issue(nil, "r.test")
 			id, _ := pki.CertID(cert)
@@ -282,4 +291,13 @@ func TestDownload(t *testing.T) {
 	c.post(url, map[string]any{}).problem(http.StatusBadRequest, "malformed")
 	w.account(t).post(url, nil).problem(http.StatusForbidden, "unauthorized")
 	c.post(w.base+"/certificate/..%2f..%2fetc", nil).problem(http.StatusNotFound, "malformed")
+}
+
+func certID(t testing.TB, cert *x509.Certificate) string {
+	t.Helper()
+	id, err := pki.CertID(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

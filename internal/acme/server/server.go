@@ -156,16 +156,6 @@ type Profile struct {
 	// Challenges are the types offered, in the order that clients see. At
 	// least one; a type without a validator is an error of New.
 	Challenges []challenge.Type
-
-	// Wildcards allows "*." names.
-	Wildcards bool
-
-	// Permitted are the DNS suffixes that names must be equal to or end in;
-	// nil: any. A list that is empty but not nil permits nothing.
-	Permitted []string
-
-	// Excluded are the DNS suffixes that no name may be equal to or end in.
-	Excluded []string
 }
 
 // Server answers ACME requests. It is safe for concurrent use.
@@ -180,6 +170,7 @@ type Server struct {
 	limits   *Limits
 	ops      ops
 	pool     *loop.Pool
+	open     openBounds
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc

@@ -120,8 +120,15 @@ func forCA(change func(*server.CA)) option {
 
 func newWorld(t testing.TB, d *db.DB, opts ...option) *world {
 	t.Helper()
+	return newWorldIn(t, d, filepath.Join(t.TempDir(), "keys"), opts...)
+}
+
+// newWorldIn makes a world whose authorities have their keys in dir; they are
+// made if the database has none.
+func newWorldIn(t testing.TB, d *db.DB, dir string, opts ...option) *world {
+	t.Helper()
 	w := &world{db: d, tokens: map[string]string{}, hold: map[string]chan struct{}{}, dns: dnstest.Start(t)}
-	w.openCA(t)
+	w.openCA(t, dir)
 	web := httptest.NewServer(http.HandlerFunc(w.respond))
 	t.Cleanup(web.Close)
 	registry, resolver := w.validators(t, portOf(t, web.Listener.Addr()))
@@ -158,20 +165,23 @@ func (w *world) handler(s *server.Server) http.Handler {
 	return httpd.New(httpd.Config{Name: "test", Handler: mux, Metrics: m})
 }
 
-func (w *world) openCA(t testing.TB) {
+func (w *world) openCA(t testing.TB, dir string) {
 	t.Helper()
 	ctx := context.Background()
 	pass, err := keys.NewPassphrase([]byte("correct horse battery"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := keys.OpenFileStore(filepath.Join(t.TempDir(), "keys"), pass)
+	store, err := keys.OpenFileStore(dir, pass)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.secret = store.Sealer()
 	if w.ca, err = ca.Open(ctx, ca.Config{DB: w.db, Keys: slowStore{store, w}, URLs: ca.URLs{Base: "http://localhost:8080"}}); err != nil {
 		t.Fatal(err)
+	}
+	if len(w.ca.Authorities()) > 0 {
+		return
 	}
 	root, err := w.ca.CreateRoot(ctx, ca.Spec{CA: "default", KeyType: pki.P256, Organization: "Test"}, "test")
 	if err != nil {
@@ -213,8 +223,9 @@ func (w *world) caConfig(t testing.TB, r *dns.Resolver) server.CA {
 		t.Fatal(err)
 	}
 	types := []challenge.Type{challenge.HTTP01, challenge.DNS01, challenge.TLSALPN01}
+	registered["short"].Wildcard = false
 	return server.CA{CAA: caa, CAAIdentities: []string{"ca.test"}, DefaultProfile: "tls", Profiles: []server.Profile{
-		{Profile: registered["tls"], Challenges: types, Wildcards: true},
+		{Profile: registered["tls"], Challenges: types},
 		{Profile: registered["short"], Challenges: types[:1]},
 	}}
 }

@@ -185,7 +185,7 @@ CREATE TABLE acme_authz (
 	caa            BLOB,
 	expires_at     INTEGER NOT NULL,
 	created_at     INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX acme_authz_valid ON acme_authz (account_id, identifier, wildcard, expires_at) WHERE state = 'valid';
 CREATE INDEX acme_authz_expiry ON acme_authz (expires_at);
 
