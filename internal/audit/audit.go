@@ -42,14 +42,17 @@ var (
 
 	qWaiting = db.SQL("audit.list_waiting", `SELECT id, at, kind, actor, subject, data FROM journal
 		WHERE seq IS NULL ORDER BY id LIMIT $1`)
-	qPlace  = db.SQL("audit.place_entry", `UPDATE journal SET seq = $2, hash = $3 WHERE id = $1 AND seq IS NULL`)
-	qHead   = db.SQL("audit.read_head", `SELECT seq, hash FROM journal_head WHERE id = 1`)
-	qBegin  = db.SQL("audit.insert_head", `INSERT INTO journal_head (id, seq, hash) VALUES (1, 0, $1) ON CONFLICT DO NOTHING`)
-	qMove   = db.SQL("audit.move_head", `UPDATE journal_head SET seq = $2, hash = $3 WHERE id = 1 AND seq = $1`)
-	qFollow = db.SQL("audit.follow_entries", `SELECT seq, hash, id, at, kind, actor, subject, data FROM journal
+	qUnplaced = db.SQL("audit.list_unplaced", `SELECT id, at, kind, actor, subject, data FROM journal WHERE seq IS NULL ORDER BY id`)
+	qPlace    = db.SQL("audit.place_entry", `UPDATE journal SET seq = $2, hash = $3 WHERE id = $1 AND seq IS NULL`)
+	qHead     = db.SQL("audit.read_head", `SELECT seq, hash FROM journal_head WHERE id = 1`)
+	qBegin    = db.SQL("audit.insert_head", `INSERT INTO journal_head (id, seq, hash) VALUES (1, 0, $1) ON CONFLICT DO NOTHING`)
+	qMove     = db.SQL("audit.move_head", `UPDATE journal_head SET seq = $2, hash = $3 WHERE id = 1 AND seq = $1`)
+	qFollow   = db.SQL("audit.follow_entries", `SELECT seq, hash, id, at, kind, actor, subject, data FROM journal
 		WHERE seq > $1 ORDER BY seq LIMIT $2`)
 	qBySubject = db.SQL("audit.list_by_subject", `SELECT COALESCE(seq, 0), hash, id, at, kind, actor, subject, data FROM journal
 		WHERE subject = $1 AND id > $2 ORDER BY id LIMIT $3`)
+	qBySubjects = db.SQL("audit.list_by_subjects", `SELECT COALESCE(seq, 0), hash, id, at, kind, actor, subject, data FROM journal
+		WHERE subject = ANY($1::text[]) ORDER BY subject, id`)
 	qBacklog = db.SQL("audit.count_waiting", `SELECT count(*) FROM journal WHERE seq IS NULL`)
 )
 
@@ -186,6 +189,26 @@ func Follow(ctx context.Context, q db.Q, seq int64, limit int) ([]Record, error)
 // entry with id after ("" = from the first).
 func BySubject(ctx context.Context, q db.Q, subject, after string, limit int) ([]Record, error) {
 	return db.List(ctx, q, qBySubject, scanRecord, subject, after, limit)
+}
+
+// BySubjects returns all entries about each of some subjects, oldest first.
+func BySubjects(ctx context.Context, q db.Q, subjects []string) (map[string][]Record, error) {
+	all := make(map[string][]Record, len(subjects))
+	err := q.All(ctx, qBySubjects, func(r *db.Row) error {
+		rec := scanRecord(r)
+		all[rec.Subject] = append(all[rec.Subject], rec)
+		return nil
+	}, subjects)
+	return all, err
+}
+
+// Waiting calls f for every entry that waits for its place, oldest first. There
+// are few: the sequencer runs several times a second.
+func Waiting(ctx context.Context, q db.Q, f func(*Record) error) error {
+	return q.All(ctx, qUnplaced, func(r *db.Row) error {
+		rec := scanWaiting(r)
+		return f(&rec)
+	})
 }
 
 // Backlog returns the number of entries that wait for their place.

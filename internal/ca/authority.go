@@ -116,8 +116,10 @@ func (a *Authority) parse() error {
 // CanSign reports whether the authority's key is at hand.
 func (a *Authority) CanSign() bool { return a.status != nil }
 
-// SignTBS signs a CRL or an OCSP answer with the authority's key. Certificates
-// are signed by Issue alone: bytes that begin like a TBSCertificate are refused.
+// SignTBS signs a CRL or an OCSP answer with the authority's key. The same
+// bytes get the same signature where the key allows it, so that replicas give
+// one answer with one entity tag. Certificates are signed by Issue alone: bytes
+// that begin like a TBSCertificate are refused.
 func (a *Authority) SignTBS(ctx context.Context, tbs []byte) ([]byte, error) {
 	if a.status == nil {
 		return nil, fault.New(fault.Unavailable, "the key of authority %s is not on this machine", a.Name).Retry(time.Hour)
@@ -125,7 +127,7 @@ func (a *Authority) SignTBS(ctx context.Context, tbs []byte) ([]byte, error) {
 	if pki.IsTBSCertificate(tbs) {
 		return nil, fmt.Errorf("sign status of authority %s: the bytes are a certificate", a.Name)
 	}
-	return a.status.SignTBS(ctx, tbs)
+	return a.status.SignRepeatable(ctx, tbs)
 }
 
 // Issuer returns what certificates and CRLs of a say about it.

@@ -36,7 +36,7 @@ type world struct {
 	keys keys.Store
 }
 
-func newWorld(t *testing.T, d *db.DB, kt pki.KeyType) *world {
+func newWorld(t testing.TB, d *db.DB, kt pki.KeyType) *world {
 	t.Helper()
 	ctx := context.Background()
 	dir := t.TempDir()

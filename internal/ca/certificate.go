@@ -51,10 +51,12 @@ type Certificate struct {
 	RevokedAt   time.Time // zero: not revoked
 	Reason      pki.Reason
 	RevokedBy   string
+	IncidentID  string // "" unless an Incident wants it renewed early
 }
 
 const certificateColumns = `id, authority_id, serial, state, ca, profile, profile_hash, order_id, account_id, names, key_type,
-	evidence, tbs_hash, tbs, der, shard, not_before, not_after, created_at, issued_at, revoked_at, revoked_reason, revoked_by`
+	evidence, tbs_hash, tbs, der, shard, not_before, not_after, created_at, issued_at, revoked_at, revoked_reason, revoked_by,
+	incident_id`
 
 func scanCertificate(r *db.Row) Certificate {
 	c := Certificate{ID: r.Text(), AuthorityID: r.Text()}
@@ -66,7 +68,7 @@ func scanCertificate(r *db.Row) Certificate {
 	evidence := r.Text()
 	c.TBSHash, c.TBS, c.DER, c.Shard = r.Bytes(), r.Bytes(), r.Bytes(), r.Int()
 	c.NotBefore, c.NotAfter, c.CreatedAt, c.IssuedAt = r.Time(), r.Time(), r.Time(), r.Time()
-	c.RevokedAt, c.Reason, c.RevokedBy = r.Time(), pki.Reason(r.Int()), r.Text()
+	c.RevokedAt, c.Reason, c.RevokedBy, c.IncidentID = r.Time(), pki.Reason(r.Int()), r.Text(), r.Text()
 	// The three columns below are written by this package only; a row that does
 	// not parse was tampered with, and `doctor issuance` says so.
 	err = errors.Join(err, json.Unmarshal([]byte(names), &c.Names), json.Unmarshal([]byte(evidence), &c.Evidence))

@@ -36,7 +36,9 @@ type path string
 const (
 	pathSerial  path = "serial"  // one serial number, under every authority
 	pathOrder   path = "order"   // the certificates of one order
+	pathKey     path = "key"     // one public key
 	pathName    path = "name"    // one name, or the names below a suffix
+	pathAccount path = "account" // of one ACME account
 	pathIntent  path = "intent"  // open intents, the oldest first
 	pathRevoked path = "revoked" // revoked and abandoned, by authority, shard and end
 	pathExpiry  path = "expiry"  // issued, the first to end first
@@ -53,6 +55,10 @@ var (
 		db.Scan("of the authorities, a handful"))
 	qListOrder = db.SQL("ca.list_by_order", `SELECT `+listColumns+` FROM certificate
 		WHERE order_id = $1 AND id > $2 ORDER BY id LIMIT $3`)
+	qListKey = db.SQL("ca.list_by_key", `SELECT `+listColumns+` FROM certificate
+		WHERE spki_hash = $1 AND id > $2 ORDER BY id LIMIT $3`)
+	qListAccount = db.SQL("ca.list_by_account", `SELECT `+listColumns+` FROM certificate
+		WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3`)
 	qListName = db.SQL("ca.list_by_name", `SELECT `+listColumns+`, rname FROM certificate_name
 		JOIN certificate ON id = certificate_id
 		WHERE (rname, certificate_id) > ($1, $2) AND rname < $3 ORDER BY rname, certificate_id LIMIT $4`)
@@ -141,7 +147,7 @@ func parseCursor(text string, q *Query) (cursor, error) {
 func startOf(q *Query) cursor {
 	c := cursor{Path: q.path(), Query: q.hash()}
 	switch c.Path {
-	case pathNewest:
+	case pathNewest, pathAccount:
 		c.ID = "~" // behind every id
 	case pathName:
 		c.Text = q.name.from
@@ -176,6 +182,10 @@ func (c *cursor) rows(ctx context.Context, r db.Q, q *Query, n int) ([]listed, e
 		return db.List(ctx, r, qListSerial, plain, q.serial.Hex(), c.ID, n)
 	case pathOrder:
 		return db.List(ctx, r, qListOrder, plain, q.fields["order"], c.ID, n)
+	case pathKey:
+		return db.List(ctx, r, qListKey, plain, q.spki, c.ID, n)
+	case pathAccount:
+		return db.List(ctx, r, qListAccount, plain, q.fields["account"], c.ID, n)
 	case pathName:
 		named := func(r *db.Row) listed { return listed{scanListed(r), r.Text()} }
 		return db.List(ctx, r, qListName, named, c.Text, c.ID, q.name.to, n)

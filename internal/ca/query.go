@@ -1,6 +1,8 @@
 package ca
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"hash/fnv"
 	"net/netip"
 	"regexp"
@@ -51,6 +53,7 @@ type Query struct {
 	now    time.Time
 	fields map[string]string // plain terms by key
 	serial pki.Serial
+	spki   []byte
 	name   span // of reversed names
 	// expires and issued are half-open: from <= t < to; zero = no bound.
 	expires, issued period
@@ -71,7 +74,7 @@ func (p period) holds(t time.Time) bool {
 func (p period) set() bool { return p != period{} }
 
 // QueryKeys lists the keys that ParseQuery knows.
-var QueryKeys = []string{"name", "serial", "status", "ca", "profile", "key", "account", "order", "expires", "issued"}
+var QueryKeys = []string{"name", "serial", "status", "ca", "authority", "profile", "key", "spki", "account", "order", "expires", "issued"}
 
 // maxQuery bounds a query, in octets.
 const maxQuery = 1024
@@ -84,6 +87,8 @@ const maxQuery = 1024
 //	status:STATUS       issued, expired, revoked, intent or abandoned
 //	ca: profile: key:   exact; key types as in "p256", "rsa2048"
 //	account: order:     exact ids
+//	authority:          exact id of what signed it
+//	spki:HEX            SHA-256 of the SubjectPublicKeyInfo: a key wherever it is used
 //	expires:<14d        ends within 14 days from now; units m, h, d, w
 //	expires:>90d        ends later than that
 //	expires:<DATE       ends before a date (2027-01-31, or RFC 3339); > = at or after
@@ -170,7 +175,13 @@ func (q *Query) check(key, value string) (string, error) {
 		if !pki.KeyType(value).Valid() {
 			return "", fault.New(fault.Invalid, "key type %.32q is unknown; choose one of %v", value, pki.KeyTypes)
 		}
-	case "account", "order":
+	case "spki":
+		raw, err := hex.DecodeString(value)
+		if err != nil || len(raw) != sha256.Size {
+			return "", fault.New(fault.Invalid, "spki:%.72s is not a SHA-256 hash in hexadecimal", value)
+		}
+		q.spki = raw
+	case "account", "order", "authority":
 		if !db.ValidID(value) {
 			return "", fault.New(fault.Invalid, "%s:%.64s is not an id: 26 digits and lower-case letters", key, value)
 		}
@@ -261,6 +272,10 @@ func (q *Query) fits(c *Certificate, key, want string) bool {
 		return c.Status(q.now) == Status(want)
 	case "ca":
 		return c.CA == want
+	case "authority":
+		return c.AuthorityID == want
+	case "spki":
+		return true // rows are found by it
 	case "profile":
 		return c.Profile == want
 	case "key":
@@ -293,6 +308,8 @@ func (q *Query) path() path {
 		return pathSerial
 	case q.fields["order"] != "":
 		return pathOrder
+	case q.spki != nil:
+		return pathKey
 	case q.fields["name"] != "":
 		return pathName
 	case status == StatusIntent:
@@ -301,6 +318,8 @@ func (q *Query) path() path {
 		return pathRevoked
 	case q.expires.set() || status == StatusExpired:
 		return pathExpiry
+	case q.fields["account"] != "":
+		return pathAccount
 	}
 	return pathNewest
 }

@@ -62,6 +62,8 @@ type Service struct {
 	reload     sync.Mutex // one Reload at a time
 	set        atomic.Pointer[authorities]
 	profiles   sync.Map // hash -> *Profile
+
+	explanations sync.Map // incident id -> explanation
 }
 
 // authorities is one immutable view of all authorities.

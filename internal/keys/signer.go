@@ -48,10 +48,19 @@ func (s *Signer) SPKI() []byte { return s.spki }
 // SignTBS signs tbs as pki.SignTBS does and logs the signature. It does not
 // verify it; that is a step of its own in issuance (pki.VerifyTBS).
 func (s *Signer) SignTBS(ctx context.Context, tbs []byte) ([]byte, error) {
+	return s.sign(ctx, tbs, pki.SignTBS)
+}
+
+// SignRepeatable does the same as pki.SignRepeatable does.
+func (s *Signer) SignRepeatable(ctx context.Context, tbs []byte) ([]byte, error) {
+	return s.sign(ctx, tbs, pki.SignRepeatable)
+}
+
+func (s *Signer) sign(ctx context.Context, tbs []byte, with func(crypto.Signer, []byte) ([]byte, error)) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	sig, err := pki.SignTBS(s.key, tbs)
+	sig, err := with(s.key, tbs)
 	if err != nil {
 		return nil, err
 	}

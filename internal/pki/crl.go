@@ -91,9 +91,38 @@ type CRL struct {
 	Entries []byte // concatenated entries of AppendCRLEntry
 }
 
-// BuildCRLTBS returns the DER TBSCertList of a CRL. The work is one copy of
-// the entries, which are trusted to be what AppendCRLEntry makes.
-func BuildCRLTBS(issuer IssuerInfo, crl CRL) ([]byte, error) {
+// SignCRL returns the DER CRL. sign is given the TBSCertList, which it must not
+// keep or change, and returns the signature over it by the key of the issuer.
+// The entries, which are trusted to be what AppendCRLEntry makes, are copied
+// once: a list of a million is as large as all else that is known of them.
+func SignCRL(issuer IssuerInfo, crl CRL, sign func(tbs []byte) (sig []byte, err error)) ([]byte, error) {
+	parts, err := crlParts(issuer, &crl)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	// The header of the whole depends on the length of the signature, so it is
+	// written last, right before the TBSCertList.
+	const head, tail = 6, 8 << 10
+	b := appendTLV(make([]byte, head, head+tlvLen(n)+tail), tagSequence, parts...)
+	sig, err := sign(b[head:len(b):len(b)])
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, issuer.KeyType.SignatureAlgorithm()...)
+	b = append(appendHeader(b, tagBitString, len(sig)+1), 0)
+	b = append(b, sig...)
+	n = len(b) - head
+	start := head - headerLen(n)
+	appendHeader(b[:start], tagSequence, n)
+	return b[start:], nil
+}
+
+// crlParts returns the content of the TBSCertList, in order.
+func crlParts(issuer IssuerInfo, crl *CRL) ([][]byte, error) {
 	algorithm := issuer.KeyType.SignatureAlgorithm()
 	switch {
 	case algorithm == "":
@@ -114,7 +143,7 @@ func BuildCRLTBS(issuer IssuerInfo, crl CRL) ([]byte, error) {
 		list = appendHeader(nil, tagSequence, len(crl.Entries))
 	}
 	version := []byte{tagInteger, 1, 1} // v2
-	return tlv(tagSequence, version, []byte(algorithm), issuer.Name, updates, list, crl.Entries, crlExtensions(issuer, &crl)), nil
+	return [][]byte{version, []byte(algorithm), issuer.Name, updates, list, crl.Entries, crlExtensions(issuer, crl)}, nil
 }
 
 // crlExtensions returns "[0] EXPLICIT Extensions".
@@ -136,10 +165,6 @@ func crlExtensions(issuer IssuerInfo, crl *CRL) []byte {
 	}
 	return tlv(contextConstructed(0), tlv(tagSequence, b))
 }
-
-// AssembleCRL returns the DER CRL made of a TBSCertList, the signature
-// algorithm of kt and the signature.
-func AssembleCRL(tbs []byte, kt KeyType, sig []byte) []byte { return assemble(tbs, kt, sig) }
 
 // RevokedEntry is one entry of a CRL.
 type RevokedEntry struct {

@@ -7,6 +7,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
+	"io"
 	"math/big"
 	"os/exec"
 	"strconv"
@@ -34,15 +36,11 @@ func appendEntries(dst []byte, entries []RevokedEntry) []byte {
 
 func signCRL(t testing.TB, ca *testCA, crl CRL) []byte {
 	t.Helper()
-	tbs, err := BuildCRLTBS(ca.info, crl)
+	der, err := SignCRL(ca.info, crl, func(tbs []byte) ([]byte, error) { return SignTBS(ca.key, tbs) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	sig, err := SignTBS(ca.key, tbs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return AssembleCRL(tbs, ca.info.KeyType, sig)
+	return der
 }
 
 // crlTBS returns the TBSCertList of a DER CRL.
@@ -60,10 +58,7 @@ func TestCRLEqualsStandardLibrary(t *testing.T) {
 		ca := newTestCA(t, kt)
 		for _, entries := range [][]RevokedEntry{nil, testEntries()} {
 			const url = "http://crl.example/7.crl"
-			got, err := BuildCRLTBS(ca.info, CRL{Number: 1 << 40, ThisUpdate: testNow, NextUpdate: testNow.AddDate(0, 0, 7), IDPURL: url, OnlyUserCerts: true, Entries: appendEntries(nil, entries)})
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := crlTBS(t, signCRL(t, ca, CRL{Number: 1 << 40, ThisUpdate: testNow, NextUpdate: testNow.AddDate(0, 0, 7), IDPURL: url, OnlyUserCerts: true, Entries: appendEntries(nil, entries)}))
 			idp, err := asn1.Marshal(struct {
 				Point struct {
 					Full []asn1.RawValue `asn1:"tag:0"`
@@ -193,17 +188,14 @@ func TestCRLPointerMatchesCertificate(t *testing.T) {
 	leaf := testLeaf(t)
 	leaf.CRLShardURL = url
 	cert := issue(t, enc, ca.key, leaf)
-	tbs, err := BuildCRLTBS(ca.info, CRL{Number: 1, ThisUpdate: testNow, NextUpdate: testNow.Add(time.Hour), IDPURL: url})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tbs := signCRL(t, ca, CRL{Number: 1, ThisUpdate: testNow, NextUpdate: testNow.Add(time.Hour), IDPURL: url})
 	// RFC 5280 section 6.3.3: the names must be equal for the CRL to count.
 	if name := distributionPointName(url); !bytes.Contains(cert.RawTBSCertificate, name) || !bytes.Contains(tbs, name) {
 		t.Error("certificate and CRL write the distribution point differently")
 	}
 }
 
-func TestBuildCRLRefuses(t *testing.T) {
+func TestSignCRLRefuses(t *testing.T) {
 	ca := newTestCA(t, P256)
 	good := CRL{Number: 1, ThisUpdate: testNow, NextUpdate: testNow.Add(time.Hour)}
 	for name, change := range map[string]func(*IssuerInfo, *CRL){
@@ -215,9 +207,12 @@ func TestBuildCRLRefuses(t *testing.T) {
 	} {
 		issuer, crl := ca.info, good
 		change(&issuer, &crl)
-		if _, err := BuildCRLTBS(issuer, crl); err == nil {
+		if _, err := SignCRL(issuer, crl, func([]byte) ([]byte, error) { return []byte("signed"), nil }); err == nil {
 			t.Errorf("bad %s: accepted", name)
 		}
+	}
+	if _, err := SignCRL(ca.info, good, func([]byte) ([]byte, error) { return nil, io.ErrClosedPipe }); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("the signer's error became %v", err)
 	}
 }
 

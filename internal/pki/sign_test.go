@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -90,6 +91,28 @@ func TestKeyTypeWords(t *testing.T) {
 	_, err = SignTBS(key, nil)
 	wantFault(t, err, fault.BadPublicKey)
 	wantFault(t, VerifyTBS(key.Public(), nil, nil), fault.BadPublicKey)
+}
+
+// TestSignRepeatable: two replicas make one answer of one entity tag, but for
+// keys whose algorithm is random by itself.
+func TestSignRepeatable(t *testing.T) {
+	message := []byte("to be signed")
+	for _, kt := range KeyTypes {
+		key := testKey(t, kt)
+		var sigs [2][]byte
+		for i := range sigs {
+			var err error
+			if sigs[i], err = SignRepeatable(key, message); err != nil {
+				t.Fatal(err)
+			}
+			if err := VerifyTBS(key.Public(), message, sigs[i]); err != nil {
+				t.Errorf("%s: %v", kt, err)
+			}
+		}
+		if ec := kt == P256 || kt == P384; ec && !bytes.Equal(sigs[0], sigs[1]) {
+			t.Errorf("%s: two signatures over the same bytes", kt)
+		}
+	}
 }
 
 // awaySigner is a device that has gone away.

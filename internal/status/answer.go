@@ -6,10 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"chancery/internal/fault"
-	"chancery/internal/loop"
 	"chancery/internal/pki"
 )
 
@@ -133,7 +133,7 @@ func (s *Service) rebuild(sc *scratch, b *book, g *signer, f *fact, form form, a
 
 // lazy signs while a client waits.
 func (s *Service) lazy(ctx context.Context, b *book, f *fact, form form) (seal, []byte, error) {
-	release, err := s.slot(ctx)
+	release, err := wait(ctx, s.slots)
 	if err != nil {
 		return seal{}, nil, err
 	}
@@ -142,25 +142,44 @@ func (s *Service) lazy(ctx context.Context, b *book, f *fact, form form) (seal, 
 	return s.renew(ctx, b, f, form)
 }
 
-// slot waits a moment for the right to sign. Clients decide how many answers
+// wait waits a moment for the right to sign. Clients decide how many answers
 // are made on demand; this decides how much of the machine that may take.
-func (s *Service) slot(ctx context.Context) (release func(), err error) {
-	release = func() { <-s.slots }
+func wait(ctx context.Context, slots chan struct{}) (release func(), err error) {
+	release = func() { <-slots }
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return release, nil
 	default:
 	}
 	t := time.NewTimer(200 * time.Millisecond)
 	defer t.Stop()
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return release, nil
 	case <-t.C:
 		return nil, errBusy
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// rate lets so many pass in each second, all of them at once if need be.
+type rate struct {
+	perSecond int
+
+	mu     sync.Mutex
+	second int64
+	passed int
+}
+
+func (r *rate) allow(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if second := now.Unix(); second != r.second {
+		r.second, r.passed = second, 0
+	}
+	r.passed++
+	return r.passed <= r.perSecond
 }
 
 // renew signs the answer about f and keeps it.
@@ -189,8 +208,12 @@ func (s *Service) renew(ctx context.Context, b *book, f *fact, form form) (se se
 }
 
 // live makes an answer for one client alone: about several certificates, with
-// its nonce, or about a serial that nobody has.
+// its nonce, or about a serial that nobody has. Such answers have limits of
+// their own, so that those who want them cannot keep the signer from the others.
 func (s *Service) live(ctx context.Context, b *book, req *pki.OCSPRequest) (a answer, err error) {
+	if !s.liveRate.allow(s.now()) {
+		return a, errBusy
+	}
 	now := minutes(s.now())
 	g, _ := b.current(now)
 	if g == nil {
@@ -216,7 +239,7 @@ func (s *Service) live(ctx context.Context, b *book, req *pki.OCSPRequest) (a an
 	if err != nil {
 		return a, err
 	}
-	release, err := s.slot(ctx)
+	release, err := wait(ctx, s.liveSlots)
 	if err != nil {
 		return a, err
 	}
@@ -240,79 +263,6 @@ func (s *Service) liveSingle(o *pki.OCSPSingle, b *book, id *pki.OCSPCertID, at,
 	s.single(o, &f, id.DER, at, s.next(at, g))
 	if !ok {
 		o.Status = pki.OCSPUnknown
-	}
-	return nil
-}
-
-// signBatch is the most answers that one tick renews.
-const signBatch = 20_000
-
-// presign renews answers that are due, so that no client has to wait for a
-// signature. It also forgets certificates that expired long ago.
-func (s *Service) presign(ctx context.Context) (n loop.Count, err error) {
-	if !s.loaded.Load() {
-		return n, nil
-	}
-	if err := s.syncBooks(); err != nil { // certificates of signers end with time
-		return n, err
-	}
-	now := minutes(s.now())
-	oldest := now
-	for _, b := range *s.books.Load() {
-		b.forget(now - uint32(keepExpired/time.Minute))
-		g, gen := b.current(now)
-		if g == nil {
-			continue
-		}
-		for shard := 0; shard < bookShards && n.Claimed < signBatch; {
-			var due []fact
-			shard, due = s.due(b, shard, gen, now, &oldest)
-			n.Claimed += len(due)
-			if err := s.renewAll(ctx, b, due, &n); errors.Is(err, errNoSigner) {
-				break // what is kept is served until it ends
-			} else if err != nil {
-				return n, err
-			}
-		}
-	}
-	n.More = n.Claimed >= signBatch
-	s.metrics.oldest.Store(int64(oldest) * 60)
-	return n, nil
-}
-
-// due lists answers of one shard and those after it that should be signed
-// anew: a bounded number, with the shard to go on with.
-func (s *Service) due(b *book, shard int, gen uint16, now uint32, oldest *uint32) (next int, due []fact) {
-	next = b.each(shard, func(f *fact, se seal) bool {
-		if se.at != 0 {
-			*oldest = min(*oldest, se.at)
-		}
-		fresh := se.at >= s.turn(f, now) && se.at != 0
-		// An answer whose signer ends earlier than it should is due as soon as
-		// there is another signer.
-		if gens := *b.gens.Load(); fresh && se.gen != gen && gens[se.gen].end < se.at+s.validity {
-			fresh = false
-		}
-		if !fresh {
-			due = append(due, *f)
-		}
-		return len(due) < 512
-	})
-	return next, due
-}
-
-// renewAll signs answers. One that changed meanwhile is signed when it is asked
-// for, or by the next tick.
-func (s *Service) renewAll(ctx context.Context, b *book, due []fact, n *loop.Count) error {
-	for i := range due {
-		switch _, _, err := s.renew(ctx, b, &due[i], bySHA1); {
-		case err == nil:
-			n.Done++
-			s.metrics.presigned.Inc()
-		case !errors.Is(err, errChanged):
-			n.Failed += len(due) - i
-			return err
-		}
 	}
 	return nil
 }

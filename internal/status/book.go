@@ -241,31 +241,41 @@ func (t *table) keep(f *fact, form form, se seal, sig []byte) bool {
 	return true
 }
 
-// each calls f for every record, one shard at a time under its read lock, and
-// stops a shard, and then all, when f returns false. It returns the shard to
-// go on with.
-func (t *table) each(from int, f func(*fact, seal) bool) (next int) {
-	for i := from; i < bookShards; i++ {
-		if !t.shards[i].each(f) {
-			return i
-		}
-	}
-	return bookShards
+// place is where a walk through a table stands.
+type place struct {
+	shard  int
+	record uint32
 }
 
-func (s *bookShard) each(f func(*fact, seal) bool) bool {
+// end reports whether a walk has seen everything.
+func (p place) end() bool { return p.shard == bookShards }
+
+// each calls f for every record from a place on, one shard at a time under its
+// read lock, and stops when f returns false. It returns the place to go on with.
+func (t *table) each(from place, f func(*fact, seal) bool) place {
+	for !from.end() {
+		if from.record = t.shards[from.shard].each(from.record, f); from.record != 0 {
+			return from
+		}
+		from.shard++
+	}
+	return from
+}
+
+// each returns the record to go on with, 0 at the end.
+func (s *bookShard) each(from uint32, f func(*fact, seal) bool) (next uint32) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for r := range s.n {
+	for r := from; r < s.n; r++ {
 		var se seal
 		if c := s.chunk(int(bySHA1), r); c != nil {
 			se = c.seal[r%chunkLen]
 		}
 		if !f(s.fact(r), se) {
-			return false
+			return r + 1
 		}
 	}
-	return true
+	return 0
 }
 
 // size returns the number of serials.

@@ -114,7 +114,7 @@ func TestTableUnderContention(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	tab.each(0, func(f *fact, _ seal) bool {
+	tab.each(place{}, func(f *fact, _ seal) bool {
 		if !f.revoked() {
 			t.Error("a revocation was lost")
 		}

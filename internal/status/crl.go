@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +30,8 @@ type crl struct {
 	// Of whoever holds crlMu:
 	retryAt  time.Time
 	failures int
+
+	written uint64 // number of the list in Config.Directory; of the directory loop alone
 }
 
 // publishedCRL is a CRL as the database has it.
@@ -73,20 +74,17 @@ func (c *crl) due(now time.Time, refresh time.Duration) bool {
 	return p == nil || c.lacks() || !now.Before(p.thisUpdate.Add(refresh-early))
 }
 
-// entryLen is the size of the first entry of b: a SEQUENCE of less than 128
-// octets, as AppendCRLEntry makes them.
-func entryLen(b []byte) int { return 2 + int(b[1]) }
-
-// wanted returns a copy of the entries for the list after prev, and how many
-// known entries it stands for. An entry leaves only when prev was published
-// after its certificate expired (RFC 5280 section 3.3).
-func (c *crl) wanted(prev *publishedCRL) (entries []byte, known int) {
+// wanted calls f with the entries for the list after prev, which f must copy,
+// and returns how many known entries they stand for. An entry leaves only when
+// prev was published after its certificate expired (RFC 5280 section 3.3).
+func (c *crl) wanted(prev *publishedCRL, f func(entries []byte)) (known int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if prev != nil {
 		c.filter(func(_ []byte, expires uint32) bool { return expires >= minutes(prev.thisUpdate) })
 	}
-	return bytes.Clone(c.entries), len(c.expires)
+	f(c.entries)
+	return len(c.expires)
 }
 
 // filter keeps the entries for which keep is true, in their order. The caller
@@ -112,19 +110,13 @@ func (c *crl) filter(keep func(entry []byte, expires uint32) bool) {
 // cover finds out which known entries are on a list that this process did not
 // make. Those come first from now on; those that have rightly left are dropped.
 func (c *crl) cover(p *publishedCRL) {
-	on := map[string]bool{}
-	for e, err := range pki.CRLEntries(p.der) {
-		if err != nil {
-			break // then entries are missing, and a new list is due
-		}
-		on[string(e.DER)] = true
-	}
+	on := newEntrySet(crlEntries(p.der)) // of a damaged list, entries are missing, and a new one is due
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var missing []byte
 	var missingExpires []uint32
 	c.filter(func(entry []byte, expires uint32) bool {
-		if on[string(entry)] {
+		if bytes.Equal(on.find(entry), entry) {
 			return true
 		}
 		if expires >= minutes(p.thisUpdate) {
@@ -297,7 +289,6 @@ func (s *Service) crlValidity(b *book) time.Duration {
 // build makes, signs, verifies and checks the next list of a shard.
 func (s *Service) build(ctx context.Context, b *book, c *crl, signer *ca.Authority, now time.Time) (*candidate, error) {
 	prev := c.published.Load()
-	entries, known := c.wanted(prev)
 	p := &publishedCRL{thisUpdate: now.Truncate(time.Second)}
 	// Unix time as the number grows by itself, even over a database that was
 	// restored from a backup and has forgotten the last lists.
@@ -309,19 +300,13 @@ func (s *Service) build(ctx context.Context, b *book, c *crl, signer *ca.Authori
 		}
 	}
 	p.nextUpdate = p.thisUpdate.Add(s.crlValidity(b))
-	tbs, err := pki.BuildCRLTBS(signer.Issuer(), pki.CRL{Number: p.number, ThisUpdate: p.thisUpdate, NextUpdate: p.nextUpdate,
-		IDPURL: s.ca.URLs().CRL(signer, c.shard), OnlyUserCerts: b.role == ca.RoleIssuing, Entries: entries})
+	list := pki.CRL{Number: p.number, ThisUpdate: p.thisUpdate, NextUpdate: p.nextUpdate,
+		IDPURL: s.ca.URLs().CRL(signer, c.shard), OnlyUserCerts: b.role == ca.RoleIssuing}
+	der, known, err := c.sign(ctx, signer, list, prev)
 	if err != nil {
 		return nil, err
 	}
-	sig, err := signer.SignTBS(ctx, tbs)
-	if err != nil {
-		return nil, err
-	}
-	if err := pki.VerifyTBS(signer.Cert.PublicKey, tbs, sig); err != nil {
-		return nil, fmt.Errorf("verify own CRL: %w", err)
-	}
-	p.setDER(pki.AssembleCRL(tbs, signer.KeyType, sig))
+	p.setDER(der)
 	next := &candidate{crl: c, auth: signer, prev: prev, next: p, known: known}
 	err = s.checkNext(ctx, next)
 	if errors.Is(err, errLost) && now.Sub(prev.thisUpdate) < behind {
@@ -332,6 +317,24 @@ func (s *Service) build(ctx context.Context, b *book, c *crl, signer *ca.Authori
 		return nil, err
 	}
 	return next, nil
+}
+
+// sign makes the DER of the list after prev, and verifies its signature.
+func (c *crl) sign(ctx context.Context, signer *ca.Authority, list pki.CRL, prev *publishedCRL) (der []byte, known int, err error) {
+	known = c.wanted(prev, func(entries []byte) {
+		list.Entries = entries
+		der, err = pki.SignCRL(signer.Issuer(), list, func(tbs []byte) ([]byte, error) {
+			sig, err := signer.SignTBS(ctx, tbs)
+			if err != nil {
+				return nil, err
+			}
+			if err := pki.VerifyTBS(signer.Cert.PublicKey, tbs, sig); err != nil {
+				return nil, fmt.Errorf("verify own CRL: %w", err)
+			}
+			return sig, nil
+		})
+	})
+	return der, known, err
 }
 
 // behind is how long this process may take to hear of a revocation that is on
@@ -385,28 +388,28 @@ func lostEntries(was, is []byte) (lost []pki.Serial, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read last CRL: %w", err)
 	}
-	rest, err := pki.CRLEntryBytes(is)
-	if err != nil || bytes.HasPrefix(rest, before) {
+	all, err := pki.CRLEntryBytes(is)
+	if err != nil || bytes.HasPrefix(all, before) {
 		return nil, err
 	}
-	for e, err := range pki.CRLEntries(was) {
+	var on *entrySet
+	for rest := all; ; {
+		entry, ok := cutEntry(&before)
 		switch {
-		case err != nil:
-			return nil, fmt.Errorf("read last CRL: %w", err)
-		case bytes.HasPrefix(rest, e.DER): // in the same order as before
-			rest = rest[len(e.DER):]
-		default:
-			lost = append(lost, e.Serial)
+		case !ok:
+			return nil, errors.New("read last CRL: an entry is damaged")
+		case entry == nil:
+			return lost, nil
+		case bytes.HasPrefix(rest, entry): // in the same order as before
+			rest = rest[len(entry):]
+			continue
+		case on == nil:
+			on = newEntrySet(all)
+		}
+		if on.find(entry) == nil {
+			lost = append(lost, pki.Serial(entrySerial(entry)))
 		}
 	}
-	on := map[pki.Serial]bool{}
-	for e, err := range pki.CRLEntries(is) {
-		if err != nil {
-			return nil, err
-		}
-		on[e.Serial] = true
-	}
-	return slices.DeleteFunc(lost, func(s pki.Serial) bool { return on[s] }), nil
 }
 
 // publish stores lists in one transaction. A list whose predecessor was
@@ -420,6 +423,9 @@ func (s *Service) publish(ctx context.Context, list []*candidate, n *loop.Count)
 			var err error
 			if c.won, err = c.store(ctx, tx); err != nil {
 				return err
+			}
+			if c.won {
+				s.put(tx, fmt.Sprintf("crl/%s/%d", c.auth.ID, c.crl.shard), s.now(), sinkBucket, sinkPurge)
 			}
 		}
 		return nil

@@ -76,7 +76,26 @@ func (c *checker) bad(invariant, subject, format string, args ...any) {
 	c.report(ca.Finding{Invariant: invariant, Subject: subject, Problem: fmt.Sprintf(format, args...)})
 }
 
-// note adds a journal entry about a certificate to what is known of it.
+// note takes a journal entry into the histories of its certificates.
+func (c *checker) note(rec *audit.Record) error {
+	if rec.Kind == ca.RevokeBatch {
+		ids, reason, err := ca.BatchOf(rec)
+		for _, id := range ids {
+			h := c.journal[id]
+			h.revoked, h.reason = true, reason
+			c.journal[id] = h
+		}
+		return err
+	}
+	if id, ok := strings.CutPrefix(rec.Subject, "certificate:"); ok {
+		h := c.journal[id]
+		h.note(rec)
+		c.journal[id] = h
+	}
+	return nil
+}
+
+// note adds a journal entry about one certificate to what is known of it.
 func (h *history) note(rec *audit.Record) {
 	switch rec.Kind {
 	case "certificate.issue":
@@ -94,23 +113,26 @@ func (h *history) note(rec *audit.Record) {
 	}
 }
 
-// readJournal collects the history of every serial.
+// readJournal collects the history of every serial: the entries that have their
+// place, and those that wait for it.
 func (c *checker) readJournal() error {
 	c.journal = map[string]history{}
 	for seq := int64(0); ; {
 		page, err := audit.Follow(c.ctx, c.q, seq, 1000)
-		if err != nil || len(page) == 0 {
+		if err != nil {
 			return err
 		}
 		for i := range page {
-			if id, ok := strings.CutPrefix(page[i].Subject, "certificate:"); ok {
-				h := c.journal[id]
-				h.note(&page[i])
-				c.journal[id] = h
+			if err := c.note(&page[i]); err != nil {
+				return err
 			}
+		}
+		if len(page) == 0 {
+			break
 		}
 		seq = page[len(page)-1].Seq
 	}
+	return audit.Waiting(c.ctx, c.q, c.note)
 }
 
 // readAuthorities reads the authorities and checks each CRL by itself.
@@ -198,9 +220,7 @@ func (c *checker) walk() error {
 		}
 		for i := range page {
 			after = page[i].id
-			if err := c.checkRow(after, &page[i].row); err != nil {
-				return err
-			}
+			c.checkRow(after, &page[i].row)
 			delete(c.journal, after)
 		}
 		more = len(page) == 500
@@ -209,16 +229,13 @@ func (c *checker) walk() error {
 }
 
 // checkRow is I4 and I5 for one serial.
-func (c *checker) checkRow(id string, r *row) error {
-	h, err := c.history(id, r)
-	if err != nil {
-		return err
-	}
+func (c *checker) checkRow(id string, r *row) {
+	h := c.journal[id]
 	subject := "certificate:" + id
 	serial, err := pki.ParseSerial(r.serial)
 	if err != nil {
 		c.bad("I4", subject, "its serial %q does not parse", r.serial)
-		return nil
+		return
 	}
 	switch {
 	case c.authorities[r.authority] == nil && r.state != ca.StateIssued:
@@ -242,23 +259,6 @@ func (c *checker) checkRow(id string, r *row) error {
 		c.bad("I4", subject, "its row does not say when it was issued")
 	}
 	c.checkListed(subject, serial, r)
-	return nil
-}
-
-// history returns what the journal says about a row. Entries that wait for
-// their place are looked up one by one, and only when they matter.
-func (c *checker) history(id string, r *row) (history, error) {
-	h := c.journal[id]
-	whole := r.state == ca.StateIntent || r.state == ca.StateIssued && h.issued && h.revoked == !r.revokedAt.IsZero() ||
-		r.state == ca.StateAbandoned && h.abandoned
-	if whole {
-		return h, nil
-	}
-	recs, err := audit.BySubject(c.ctx, c.q, "certificate:"+id, "", 100)
-	for i := range recs {
-		h.note(&recs[i])
-	}
-	return h, err
 }
 
 // checkListed is I5 for one serial: OCSP answers from the row, and the CRL of

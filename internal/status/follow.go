@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -165,6 +166,12 @@ func (s *Service) apply(ctx context.Context, page []audit.Record) error {
 		switch kind := page[i].Kind; {
 		case kind == "certificate.issue" || kind == "certificate.revoke" || kind == "certificate.abandon":
 			ids = append(ids, strings.TrimPrefix(page[i].Subject, "certificate:"))
+		case kind == ca.RevokeBatch:
+			batch, _, err := ca.BatchOf(&page[i])
+			if err != nil {
+				return err
+			}
+			ids = append(ids, batch...)
 		case strings.HasPrefix(string(kind), "authority."):
 			authorities = true
 		}
@@ -174,9 +181,19 @@ func (s *Service) apply(ctx context.Context, page []audit.Record) error {
 			return err
 		}
 	}
-	if len(ids) == 0 {
-		return nil
+	for chunk := range slices.Chunk(ids, followPage) {
+		if err := s.relearn(ctx, chunk); err != nil {
+			return err
+		}
 	}
+	if len(ids) > 0 {
+		s.nudge(len(ids))
+	}
+	return nil
+}
+
+// relearn reads the rows with these ids.
+func (s *Service) relearn(ctx context.Context, ids []string) error {
 	err := s.db.Read().All(ctx, qChanged, func(r *db.Row) error {
 		row := scanRow(r)
 		s.learnRow(&row)
@@ -185,12 +202,22 @@ func (s *Service) apply(ctx context.Context, page []audit.Record) error {
 	if err != nil {
 		return fmt.Errorf("read changed certificates: %w", err)
 	}
+	return nil
+}
+
+// nudge wakes what has work after the status of n certificates was learned.
+// The signer looks at every answer, so it is not woken for a few: they are
+// signed when they are first asked for, or by its next tick.
+func (s *Service) nudge(n int) {
+	if n >= signChunk {
+		loop.Nudge(s.wakeSign)
+	}
 	for _, b := range *s.books.Load() {
 		for _, c := range b.crls {
 			if c.lacks() {
 				loop.Nudge(s.wakeCRL)
+				return
 			}
 		}
 	}
-	return nil
 }

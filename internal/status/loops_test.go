@@ -84,21 +84,45 @@ func requestFor(w *world, serials ...pki.Serial) []byte {
 }
 
 // TestSigningOnDemandIsBounded: answers made for one client alone wait for a
-// slot, and then for another day; answers that are kept do not.
+// slot of theirs, and then for another day; answers for everybody do not.
 func TestSigningOnDemandIsBounded(t *testing.T) {
 	w := newWorld(t, sqlite(t)).load()
 	c, leaf := w.issue(true)
-	if got := w.ask(leaf); got.Status != ocsp.Good {
-		t.Fatal(got)
-	}
-	for range cap(w.slots) {
-		w.slots <- struct{}{}
+	for range cap(w.liveSlots) {
+		w.liveSlots <- struct{}{}
 	}
 	if got := w.refused(w.post(requestFor(w, c.Serial, c.Serial))); got != "tryLater" {
 		t.Errorf("%q", got)
 	}
+	if got := w.ask(leaf); got.Status != ocsp.Good { // signed now, in a slot of its own
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestNoncesAreLimited: a second has so many answers with a nonce; who asks
+// without one is served all the same.
+func TestNoncesAreLimited(t *testing.T) {
+	w := newWorld(t, sqlite(t), func(c *Config, _ *ca.Spec) { c.EchoNonce, c.LiveRate = true, 3 })
+	w.clock = time.Now()
+	w.load()
+	c, leaf := w.issue(true)
+	nonce := func() reply {
+		return w.post(pki.EncodeOCSPRequest(w.hashes(), crypto.SHA1, []byte("0123456789abcdef0123456789abcdef"), c.Serial))
+	}
+	for i := range 3 {
+		if got := w.parse(leaf, nonce()); got.Status != ocsp.Good {
+			t.Errorf("answer %d: %+v", i, got)
+		}
+	}
+	if got := w.refused(nonce()); got != "tryLater" {
+		t.Errorf("%q", got)
+	}
 	if got := w.ask(leaf); got.Status != ocsp.Good {
 		t.Errorf("%+v", got)
+	}
+	w.clock = w.clock.Add(time.Second)
+	if got := w.parse(leaf, nonce()); got.Status != ocsp.Good {
+		t.Errorf("a second later: %+v", got)
 	}
 }
 

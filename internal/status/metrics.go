@@ -41,8 +41,9 @@ type metrics struct {
 	crlBuilt, crlRefused  prometheus.Counter
 	crlLost               prometheus.Counter
 	crlEntries            prometheus.Gauge
-	oldest                atomic.Int64 // Unix seconds of the oldest kept answer; 0 = unknown
-	oldestCRL             atomic.Int64 // Unix seconds of the oldest published CRL
+	undelivered           map[sink]*atomic.Int64 // Unix seconds of the oldest change that waits; 0 = none
+	oldest                atomic.Int64           // Unix seconds of the oldest kept answer; 0 = unknown
+	oldestCRL             atomic.Int64           // Unix seconds of the oldest published CRL
 }
 
 func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
@@ -77,6 +78,11 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 			return s.now().Sub(time.Unix(at.Load(), 0)).Seconds()
 		})
 	}
+	m.undelivered = map[sink]*atomic.Int64{sinkPurge: {}, sinkBucket: {}}
+	waiting := func(k sink, what string) prometheus.Collector {
+		return age("chancery_status_oldest_un"+what+"_age_seconds", "Age of the oldest change that was not "+what+" yet; 0: there is none.", m.undelivered[k])
+	}
+	reg.MustRegister(waiting(sinkPurge, "purged"), waiting(sinkBucket, "uploaded"))
 	reg.MustRegister(requests, seconds, signed, crls, m.crlEntries,
 		age("chancery_ocsp_oldest_answer_age_seconds", "Age of the oldest OCSP answer that is kept.", &m.oldest),
 		age("chancery_crl_oldest_age_seconds", "Age of the oldest current CRL of an authority whose key is here.", &m.oldestCRL),

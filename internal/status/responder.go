@@ -8,6 +8,7 @@ import (
 
 	"chancery/internal/ca"
 	"chancery/internal/db"
+	"chancery/internal/fault"
 	"chancery/internal/loop"
 )
 
@@ -39,11 +40,28 @@ func (s *Service) renewResponders(ctx context.Context) (n loop.Count, err error)
 			errs = append(errs, fmt.Errorf("make OCSP responder of %s: %w", a.Name, err))
 		}
 	}
+	errs = append(errs, s.retireResponders(ctx))
 	if n.Done > 0 {
 		errs = append(errs, s.syncBooks())
 		loop.Nudge(s.wakeSign)
 	}
 	return n, errors.Join(errs...)
+}
+
+// retireResponders retires those whose certificate has ended: no answer of
+// theirs can be served any more.
+func (s *Service) retireResponders(ctx context.Context) error {
+	var errs []error
+	for _, a := range s.ca.Authorities() {
+		if a.Role != ca.RoleOCSP || a.State != ca.Active || a.Cert == nil || s.now().Before(a.Cert.NotAfter) {
+			continue
+		}
+		err := s.ca.Retire(ctx, a.ID, "system")
+		if err != nil && !fault.Is(err, fault.Conflict) { // another replica did it
+			errs = append(errs, fmt.Errorf("retire OCSP responder %s: %w", a.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Service) needsResponder(a *ca.Authority) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"slices"
 	"sync"
@@ -52,6 +53,26 @@ type Config struct {
 	// signed "unknown" instead of the unsigned "unauthorized" of RFC 5019.
 	SignUnknown bool
 
+	// Directory gets a copy of every CRL as AUTHORITY/N.crl, for another web
+	// server; "": none.
+	Directory string
+
+	// Bucket gets a copy of every CRL; nil: none.
+	Bucket *Bucket
+
+	// Purge empties caches in front of this service when a CRL was replaced or a
+	// certificate revoked; nil: none.
+	Purge *Purge
+
+	// LiveRate is how many answers for one client alone (with a nonce, about
+	// several certificates, or a signed "unknown") may be made in a second; more
+	// are told to try later. 0: 200.
+	LiveRate int
+
+	// SignWorkers is how many answers are signed ahead of time at once: the
+	// most cores that may take. 0: half of them, at least one.
+	SignWorkers int
+
 	Log      *slog.Logger          // nil: discard
 	Registry prometheus.Registerer // nil: not measured
 	Loops    *loop.Metrics         // nil: not measured
@@ -78,9 +99,15 @@ type Service struct {
 	metrics *metrics
 	now     func() time.Time
 
-	validity uint32        // of OCSP answers, minutes
-	slots    chan struct{} // bounds signatures made while a client waits
-	pool     sync.Pool     // *scratch
+	validity    uint32        // of OCSP answers, minutes
+	slots       chan struct{} // bounds signatures made while a client waits
+	liveSlots   chan struct{} // bounds answers made for one client alone
+	liveRate    rate          // and how many in a second
+	signWorkers int           // bounds signatures made ahead of time
+
+	outside map[sink]func(ctx context.Context, due []letter) []error // configured sinks
+	client  *http.Client                                             // for them
+	pool    sync.Pool                                                // *scratch
 
 	mu    sync.Mutex // held to change books, and the signers in them
 	books atomic.Pointer[map[string]*book]
@@ -115,11 +142,25 @@ func New(cfg Config) (*Service, error) {
 	wake := func() chan struct{} { c := make(chan struct{}, 1); c <- struct{}{}; return c } // the first tick comes at once
 	s := &Service{
 		cfg: cfg, ca: cfg.CA, db: cfg.DB, log: cfg.Log, now: time.Now, seq: -1,
-		validity: uint32(cfg.Validity / time.Minute),
-		slots:    make(chan struct{}, runtime.GOMAXPROCS(0)),
-		pool:     sync.Pool{New: func() any { return new(scratch) }},
+		validity:    uint32(cfg.Validity / time.Minute),
+		slots:       make(chan struct{}, runtime.GOMAXPROCS(0)),
+		liveSlots:   make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1)),
+		liveRate:    rate{perSecond: cfg.LiveRate},
+		signWorkers: cfg.SignWorkers,
+		pool:        sync.Pool{New: func() any { return new(scratch) }},
 		// Signing and CRLs wait for the load, which wakes them.
 		wakeFollow: wake(), wakeSign: make(chan struct{}, 1), wakeCRL: make(chan struct{}, 1), wakeResponder: make(chan struct{}, 1),
+	}
+	s.client = &http.Client{Timeout: outsideTimeout}
+	s.outside = map[sink]func(context.Context, []letter) []error{}
+	if cfg.Bucket != nil {
+		if err := cfg.Bucket.check(); err != nil {
+			return nil, err
+		}
+		s.outside[sinkBucket] = s.upload
+	}
+	if cfg.Purge != nil {
+		s.outside[sinkPurge] = s.purge
 	}
 	s.books.Store(&map[string]*book{})
 	s.metrics = newMetrics(cfg.Registry, s)
@@ -136,6 +177,12 @@ func (cfg *Config) setDefaults() {
 	set(&cfg.CRLValidity, defaultValidity)
 	set(&cfg.CRLRefresh, min(defaultCRLRefresh, cfg.CRLValidity/2))
 	set(&cfg.RootCRLValidity, defaultRootCRLValidity)
+	if cfg.LiveRate <= 0 {
+		cfg.LiveRate = 200
+	}
+	if cfg.SignWorkers <= 0 {
+		cfg.SignWorkers = max(runtime.GOMAXPROCS(0)/2, 1)
+	}
 	if cfg.Log == nil {
 		cfg.Log = obs.Discard()
 	}
@@ -148,12 +195,22 @@ func (s *Service) Loops() []loop.Every {
 		return loop.Every{Name: name, Interval: interval, Timeout: 5 * time.Minute, Wake: wake, Tick: tick,
 			Backoff: loop.Backoff{Base: time.Second, Max: 15 * time.Second}, Log: s.log, Metrics: s.cfg.Loops}
 	}
-	return []loop.Every{
+	loops := []loop.Every{
 		every("status.follow", 500*time.Millisecond, s.wakeFollow, s.follow),
 		every("status.sign", 20*time.Second, s.wakeSign, s.presign),
 		every("status.crl", time.Second, s.wakeCRL, s.publishCRLs),
 		every("status.responder", 10*time.Minute, s.wakeResponder, s.renewResponders),
 	}
+	if s.cfg.Directory != "" {
+		loops = append(loops, every("status.directory", time.Second, nil, s.writeFiles))
+	}
+	for k := range s.outside {
+		loops = append(loops, every("status."+string(k), 2*time.Second, nil, s.deliver(k)))
+	}
+	if s.cfg.Purge != nil {
+		loops = append(loops, every("status.plan_purge", time.Second, nil, s.planPurges))
+	}
+	return loops
 }
 
 // Ready returns nil once the status of every certificate is loaded.
@@ -199,6 +256,17 @@ func (s *Service) Revoked(ctx context.Context, c *ca.Certificate) error {
 		return fmt.Errorf("sign revoked answer of certificate %s: %w", c.ID, err)
 	}
 	return nil
+}
+
+// RevokedMany tells the service about certificates that this process just
+// revoked together (ca.Service.RevokeMany). When it returns, every answer here
+// says so; signatures and CRLs follow, with one wake-up.
+func (s *Service) RevokedMany(revoked []ca.Changed) {
+	for i := range revoked {
+		c := &revoked[i]
+		s.learn(c.AuthorityID, c.Shard, c.Serial, c.IssuedAt, c.NotAfter, c.RevokedAt, c.Reason)
+	}
+	s.nudge(len(revoked))
 }
 
 // learn takes over what a row says, and returns the book it belongs to.
