@@ -62,6 +62,7 @@ type App struct {
 	resolver  *dns.Resolver
 	acme      *server.Server
 	status    *status.Service
+	checker   *ca.Checker
 	api       *api.Server
 	https     *httpsCert
 }
@@ -285,7 +286,7 @@ func (a *App) backgroundLoops() []loop.Every {
 		}),
 		every("app.https_certificate", time.Hour, a.https.tick),
 	}
-	return append(loops, a.status.Loops()...)
+	return append(loops, a.statusLoops()...)
 }
 
 const (

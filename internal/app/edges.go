@@ -16,7 +16,6 @@ import (
 	"chancery/internal/dns"
 	"chancery/internal/httpd"
 	"chancery/internal/limit"
-	"chancery/internal/status"
 	"chancery/internal/token"
 )
 
@@ -26,8 +25,7 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.status, err = status.New(status.Config{CA: a.ca, DB: a.db, Log: a.log, Registry: a.metrics.Registry, Loops: a.loops})
-	if err != nil {
+	if err := a.openStatus(); err != nil {
 		return err
 	}
 	if err := a.openACME(registered); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"chancery/internal/audit"
 	"chancery/internal/db"
+	"chancery/internal/fault"
 	"chancery/internal/pki"
 )
 
@@ -50,15 +51,16 @@ func (s *Service) Judge(ctx context.Context, c *Certificate, records []audit.Rec
 		return nil
 	}
 	p, err := s.Profile(ctx, c.ProfileHash)
-	if errors.Is(err, errNoProfile) {
-		j.bad("profile", "its profile %q is stored nowhere", c.ProfileHash)
-		return nil
-	}
-	if err != nil {
+	if ctx.Err() != nil || fault.Is(err, fault.Unavailable) {
 		return err
 	}
+	if err != nil { // for good: the walk goes on
+		j.bad("profile", "its profile cannot be had: %v", err)
+		return nil
+	}
 	j.profile(p)
-	return j.lint(p.Lint)
+	j.lint(p.Lint)
+	return nil
 }
 
 // internal reports whether c is a certificate of an authority or responder of
@@ -135,24 +137,25 @@ func (s *Service) judgeKey(ctx context.Context, j *judgement, now time.Time) err
 }
 
 // lint runs every lint of the set.
-func (j *judgement) lint(set LintSet) error {
+func (j *judgement) lint(set LintSet) {
 	build := linters[set]
 	if build == nil {
-		return fmt.Errorf("lint set %q is unknown", set)
+		j.bad("lint", "its lint set %q is unknown", set)
+		return
 	}
 	l, err := build()
 	if err != nil {
-		return err
+		j.bad("lint", "%v", err)
+		return
 	}
 	cert, err := zx509.ParseCertificate(j.c.DER)
 	if err != nil {
 		j.bad("lint", "it does not parse: %v", err)
-		return nil
+		return
 	}
 	for _, text := range run(l.all, cert) {
 		j.bad("lint", "%s", text)
 	}
-	return nil
 }
 
 // profile compares the certificate with what its profile allows.

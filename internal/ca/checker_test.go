@@ -116,7 +116,7 @@ func TestCheckerWalksEverything(t *testing.T) {
 		}
 		found := w.findings(t)
 		for _, id := range forged {
-			for _, want := range []string{"signature: signature does not verify", "journal: no entry", "profile: its profile"} {
+			for _, want := range []string{"signature: signature does not verify", "journal: no entry", "profile: its profile cannot be had"} {
 				if !strings.Contains(found[id], want) {
 					t.Fatalf("%s: %q", id, found[id])
 				}

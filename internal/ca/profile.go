@@ -117,8 +117,6 @@ func (s *Service) Register(ctx context.Context, profiles []Profile) (map[string]
 	return byName, err
 }
 
-var errNoProfile = errors.New("it is not registered")
-
 // Profile returns the registered profile with this hash.
 func (s *Service) Profile(ctx context.Context, hash string) (*Profile, error) {
 	if p, ok := s.profiles.Load(hash); ok {
@@ -126,7 +124,7 @@ func (s *Service) Profile(ctx context.Context, hash string) (*Profile, error) {
 	}
 	text, err := db.Get(ctx, s.db.Read(), qProfile, (*db.Row).Text, hash)
 	if errors.Is(err, db.ErrNotFound) {
-		return nil, fmt.Errorf("profile %s: %w", hash, errNoProfile)
+		return nil, fmt.Errorf("profile %s is not registered", hash)
 	}
 	if err != nil {
 		return nil, err

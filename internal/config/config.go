@@ -41,6 +41,9 @@ type Config struct {
 	// "unlimited". What exceeds one is refused with 429 and Retry-After.
 	Limits Limits `toml:"limits"`
 
+	// OCSP, CRLs, and where they go.
+	Status Status `toml:"status"`
+
 	// Log lines, on standard error.
 	Log Log `toml:"log"`
 

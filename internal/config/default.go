@@ -58,6 +58,13 @@ func Default() *Config {
 			VerificationsPerIP:     Rate{Count: 30000, Per: time.Minute, Burst: 10000},
 			PendingOrders:          1000,
 		},
+		Status: Status{
+			OCSPValidity: 4 * day,
+			OCSPLiveRate: 200,
+			CRLValidity:  4 * day,
+			CRLRefresh:   6 * time.Hour,
+			CheckRate:    50,
+		},
 		Log:     Log{Level: "info", Format: "auto"},
 		sources: map[string]Source{},
 	}

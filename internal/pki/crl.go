@@ -94,7 +94,8 @@ type CRL struct {
 // SignCRL returns the DER CRL. sign is given the TBSCertList, which it must not
 // keep or change, and returns the signature over it by the key of the issuer.
 // The entries, which are trusted to be what AppendCRLEntry makes, are copied
-// once: a list of a million is as large as all else that is known of them.
+// once, before sign is called: a list of a million is as large as all else that
+// is known of them.
 func SignCRL(issuer IssuerInfo, crl CRL, sign func(tbs []byte) (sig []byte, err error)) ([]byte, error) {
 	parts, err := crlParts(issuer, &crl)
 	if err != nil {

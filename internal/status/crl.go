@@ -74,17 +74,13 @@ func (c *crl) due(now time.Time, refresh time.Duration) bool {
 	return p == nil || c.lacks() || !now.Before(p.thisUpdate.Add(refresh-early))
 }
 
-// wanted calls f with the entries for the list after prev, which f must copy,
-// and returns how many known entries they stand for. An entry leaves only when
-// prev was published after its certificate expired (RFC 5280 section 3.3).
-func (c *crl) wanted(prev *publishedCRL, f func(entries []byte)) (known int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// drop removes the entries that need not be on the list after prev: those whose
+// certificates had expired when it was published (RFC 5280 section 3.3). The
+// caller holds mu.
+func (c *crl) drop(prev *publishedCRL) {
 	if prev != nil {
 		c.filter(func(_ []byte, expires uint32) bool { return expires >= minutes(prev.thisUpdate) })
 	}
-	f(c.entries)
-	return len(c.expires)
 }
 
 // filter keeps the entries for which keep is true, in their order. The caller
@@ -319,20 +315,24 @@ func (s *Service) build(ctx context.Context, b *book, c *crl, signer *ca.Authori
 	return next, nil
 }
 
-// sign makes the DER of the list after prev, and verifies its signature.
+// sign makes the DER of the list after prev, with all known entries, and says
+// how many those are. It verifies the signature.
 func (c *crl) sign(ctx context.Context, signer *ca.Authority, list pki.CRL, prev *publishedCRL) (der []byte, known int, err error) {
-	known = c.wanted(prev, func(entries []byte) {
-		list.Entries = entries
-		der, err = pki.SignCRL(signer.Issuer(), list, func(tbs []byte) ([]byte, error) {
-			sig, err := signer.SignTBS(ctx, tbs)
-			if err != nil {
-				return nil, err
-			}
-			if err := pki.VerifyTBS(signer.Cert.PublicKey, tbs, sig); err != nil {
-				return nil, fmt.Errorf("verify own CRL: %w", err)
-			}
-			return sig, nil
-		})
+	c.mu.Lock()
+	unlock := sync.OnceFunc(c.mu.Unlock)
+	defer unlock()
+	c.drop(prev)
+	list.Entries, known = c.entries, len(c.expires)
+	der, err = pki.SignCRL(signer.Issuer(), list, func(tbs []byte) ([]byte, error) {
+		unlock() // the entries were copied, and a key may be slow
+		sig, err := signer.SignTBS(ctx, tbs)
+		if err != nil {
+			return nil, err
+		}
+		if err := pki.VerifyTBS(signer.Cert.PublicKey, tbs, sig); err != nil {
+			return nil, fmt.Errorf("verify own CRL: %w", err)
+		}
+		return sig, nil
 	})
 	return der, known, err
 }

@@ -29,4 +29,10 @@
 // update of its row: of several replicas one wins, the others take its list.
 // What makes a list due is that it lacks an entry this process knows, so no
 // mark, message or crash in between can lose a revocation.
+//
+// # Outside
+//
+// Lists can also go to a directory and to an S3-compatible bucket, and a hook
+// can be told which URLs caches must forget. Bucket and hook are served from a
+// table that is written in the transaction of the change (see outbox.go).
 package status

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/json/v2"
 	"math/rand/v2"
 	"time"
@@ -24,7 +25,7 @@ func (s *Server) getRenewalInfo(r *httpd.Request, a *authority) (*httpd.Reply, e
 		return nil, wrap("explain renewal", err)
 	}
 	if affected {
-		info = renewNow(since, explanation)
+		info = renewNow(since, cmp.Or(explanation, a.ExplanationURL))
 	}
 	body, err := json.Marshal(info)
 	if err != nil {
