@@ -297,6 +297,13 @@ func (b *Bus) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	b.log.Warn("bus error", "subject", subject, "error", err.Error())
 }
 
+// reason is why the bus is not ready.
+func (b *Bus) reason() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
 // setReady changes readiness and wakes those that wait for it.
 func (b *Bus) setReady(ready bool, err error) {
 	b.mu.Lock()
@@ -339,7 +346,7 @@ func (b *Bus) connection() context.Context {
 func (b *Bus) Ready(ctx context.Context) error {
 	for {
 		b.mu.Lock()
-		ready, changed, err := b.ready, b.changed, b.err
+		ready, changed := b.ready, b.changed
 		b.mu.Unlock()
 		if ready {
 			return nil
@@ -347,7 +354,7 @@ func (b *Bus) Ready(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return down(err)
+			return down(b.reason())
 		case <-b.ctx.Done():
 			return down(nats.ErrConnectionClosed)
 		}

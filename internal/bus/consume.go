@@ -201,7 +201,6 @@ func (c *Consumer) parse(raw *nats.Msg) (*delivery, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read delivery: %w", err)
 	}
-	c.pending.Set(float64(meta.NumPending))
 	if meta.NumDelivered > 1 {
 		c.redelivered.Inc()
 	}

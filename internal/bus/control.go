@@ -17,7 +17,11 @@ type Depth struct {
 }
 
 // Depth asks the server. A consumer that never ran has its whole stream
-// pending, or the part that its filter selects.
+// pending, or the part that its filter selects. With a filter the server lists
+// the subjects that it selects: ask every few seconds, not for every request.
+//
+// The numbers are taken from the stream. The server also counts for each
+// consumer, but in a cluster that count was seen to stay wrong for seconds.
 func (c *Consumer) Depth(ctx context.Context) (Depth, error) {
 	ctx, cancel := c.b.bound(ctx)
 	defer cancel()
@@ -26,23 +30,33 @@ func (c *Consumer) Depth(ctx context.Context) (Depth, error) {
 		return Depth{}, c.failed("measure", err)
 	}
 	var d Depth
-	info, err := stream.Consumer(ctx, c.cfg.Name)
-	switch {
-	case err == nil:
-		i := info.CachedInfo()
-		d.Pending, d.InFlight = int(i.NumPending), i.NumAckPending
-	case errors.Is(err, jetstream.ErrConsumerNotFound):
-		d.Pending, err = c.stored(ctx, stream)
+	stored, err := c.stored(ctx, stream)
+	if err == nil {
+		d.InFlight, err = c.held(ctx, stream)
 	}
-	if err == nil && d.Pending+d.InFlight > 0 {
+	if err == nil && stored > 0 {
 		d.Oldest, err = c.oldest(ctx, stream)
 	}
 	if err != nil {
 		return Depth{}, c.failed("measure", err)
 	}
+	d.InFlight = min(d.InFlight, stored) // the two questions were not asked at one instant
+	d.Pending = stored - d.InFlight
 	c.pending.Set(float64(d.Pending))
 	c.inFlight.Set(float64(d.InFlight))
 	return d, nil
+}
+
+// held counts the messages in the hands of handlers.
+func (c *Consumer) held(ctx context.Context, stream jetstream.Stream) (int, error) {
+	info, err := stream.Consumer(ctx, c.cfg.Name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return info.CachedInfo().NumAckPending, nil
 }
 
 // filter is the consumer's pattern.
@@ -53,7 +67,8 @@ func (c *Consumer) filter() string {
 	return ">"
 }
 
-// stored counts the stream's messages that the filter selects.
+// stored counts the stream's messages that the filter selects. They stay until
+// they are settled.
 func (c *Consumer) stored(ctx context.Context, stream jetstream.Stream) (int, error) {
 	if c.cfg.Filter == "" {
 		return int(stream.CachedInfo().State.Msgs), nil

@@ -26,7 +26,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		handled:     counter("chancery_bus_handled_total", "Deliveries by outcome: done, retried, discarded, dead (too many attempts), returned (by a shutdown), panicked or unsettled (the answer did not reach the server).", "stream", "consumer", "outcome"),
 		redelivered: counter("chancery_bus_redelivered_total", "Deliveries that were not the first of their message.", "stream", "consumer"),
 		depth: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "chancery_bus_depth", Help: "Messages waiting (pending) and in the hands of handlers (in_flight), as last seen.",
+			Name: "chancery_bus_depth", Help: "Messages waiting (pending) and in the hands of handlers (in_flight), as last asked for.",
 		}, []string{"stream", "consumer", "state"}),
 		hints:      counter("chancery_bus_hints_total", "Hints by outcome: sent, merged, dropped (no connection), received or missed (gaps announced).", "outcome"),
 		requests:   counter("chancery_bus_requests_total", "Requests by outcome: answered, refused, nobody or failed.", "outcome"),

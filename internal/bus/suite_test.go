@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,7 +16,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen.
-const patience = 20 * time.Second
+const patience = 8 * time.Second
 
 // rig is one place to run a bus in, and one test's part of it.
 type rig struct {
@@ -192,6 +193,12 @@ func depth(t *testing.T, c *bus.Consumer) (d bus.Depth) {
 		return err == nil
 	})
 	return d
+}
+
+// waiting waits until a consumer has n messages pending.
+func waiting(t *testing.T, c *bus.Consumer, n int) {
+	t.Helper()
+	until(t, fmt.Sprintf("%d messages to be pending", n), func() bool { return depth(t, c).Pending == n })
 }
 
 // drained waits until a consumer has nothing left.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,9 @@ func Start(tb testing.TB, n int) *Servers {
 	for i := range n {
 		s.wait(i)
 	}
+	if n > 1 {
+		s.waitLeader()
+	}
 	return s
 }
 
@@ -74,7 +78,7 @@ func Start(tb testing.TB, n int) *Servers {
 func options(name string, port int, dir string) *server.Options {
 	return &server.Options{
 		ServerName: name, Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true,
-		JetStream: true, StoreDir: dir, JetStreamMaxMemory: 1 << 30, JetStreamMaxStore: 1 << 30, DisableJetStreamBanner: true,
+		JetStream: true, StoreDir: dir, JetStreamMaxMemory: 16 << 30, JetStreamMaxStore: 16 << 30, DisableJetStreamBanner: true,
 	}
 }
 
@@ -149,6 +153,19 @@ func (s *Servers) launch(i int) {
 	}
 	s.nodes[i] = node
 	node.Start()
+}
+
+// waitLeader waits until the cluster has chosen who sets up streams.
+func (s *Servers) waitLeader() {
+	s.tb.Helper()
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); runtime.Gosched() {
+		for _, n := range s.nodes {
+			if n != nil && n.JetStreamIsLeader() && len(n.JetStreamClusterPeers()) == len(s.nodes) {
+				return
+			}
+		}
+	}
+	s.tb.Fatal("the cluster has no leader")
 }
 
 // wait waits until a node answers clients.
