@@ -162,23 +162,36 @@ func (c *Consumer) config() jetstream.ConsumerConfig {
 func (c *Consumer) create(ctx context.Context, update bool) error {
 	ctx, cancel := c.b.bound(ctx)
 	defer cancel()
-	stream, want := c.b.streamName(c.cfg.Stream), c.config()
-	have, err := c.b.js.Consumer(ctx, stream, c.cfg.Name)
+	_, err := c.b.js.CreateConsumer(ctx, c.b.streamName(c.cfg.Stream), c.config())
 	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound):
-		_, err = c.b.js.CreateConsumer(ctx, stream, want)
-		if errors.Is(err, jetstream.ErrConsumerExists) {
-			err = nil // another process was faster
+	case errors.Is(err, jetstream.ErrConsumerExists):
+		err = nil // with other values than ours
+		if update {
+			err = c.update(ctx)
 		}
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		loop.Nudge(c.b.kick)
-	case err == nil && update && !same(have.CachedInfo().Config, want):
-		_, err = c.b.js.UpdateConsumer(ctx, stream, want)
 	}
 	if err != nil {
 		return fmt.Errorf("set up consumer %s of stream %s: %w", c.cfg.Name, c.cfg.Stream, err)
 	}
 	return nil
+}
+
+// update brings an existing consumer to our values. A pause stays one.
+func (c *Consumer) update(ctx context.Context) error {
+	stream, want := c.b.streamName(c.cfg.Stream), c.config()
+	have, err := c.b.js.Consumer(ctx, stream, c.cfg.Name)
+	if err != nil {
+		return err
+	}
+	now := have.CachedInfo().Config
+	if same(now, want) {
+		return nil
+	}
+	want.PauseUntil = now.PauseUntil
+	_, err = c.b.js.UpdateConsumer(ctx, stream, want)
+	return err
 }
 
 // same reports whether a consumer has the values we want.

@@ -49,7 +49,7 @@ func (c *Consumer) Depth(ctx context.Context) (Depth, error) {
 
 // held counts the messages in the hands of handlers.
 func (c *Consumer) held(ctx context.Context, stream jetstream.Stream) (int, error) {
-	info, err := stream.Consumer(ctx, c.cfg.Name)
+	info, err := c.info(ctx, stream)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0, nil
 	}
@@ -57,6 +57,18 @@ func (c *Consumer) held(ctx context.Context, stream jetstream.Stream) (int, erro
 		return 0, err
 	}
 	return info.CachedInfo().NumAckPending, nil
+}
+
+// info asks about the consumer. A cluster leaves the question unanswered while
+// the consumer is being made, so it is asked again early.
+func (c *Consumer) info(ctx context.Context, stream jetstream.Stream) (jetstream.Consumer, error) {
+	early, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	info, err := stream.Consumer(early, c.cfg.Name)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return stream.Consumer(ctx, c.cfg.Name)
+	}
+	return info, err
 }
 
 // filter is the consumer's pattern.

@@ -306,6 +306,9 @@ func testPauseAndResume(t *testing.T, r *rig) {
 	publish(t, b, "work", "before", "x")
 	receive(t, "a message", got)
 	until(t, "pause", func() bool { return c.Pause(t.Context(), time.Now().Add(time.Hour)) == nil })
+	if err := c.SetCap(t.Context(), 7); err != nil { // does not end the pause
+		t.Error(err)
+	}
 	publish(t, b, "work", "during", "x")
 	waiting(t, c, 1)
 	if d := depth(t, c); d.InFlight != 0 || len(got) != 0 {
