@@ -178,6 +178,12 @@ func (c *Consumer) create(ctx context.Context, update bool) error {
 	return nil
 }
 
+// lowerPause stops a replicated consumer while its cap is lowered, at the
+// longest. Lowering makes the server (2.15) forget deliveries that wait for
+// their quorum: they would count against the cap, with nobody at work, for a
+// whole AckWait. During a pause there are none.
+const lowerPause = 2 * time.Second
+
 // update brings an existing consumer to our values. A pause stays one.
 func (c *Consumer) update(ctx context.Context) error {
 	stream, want := c.b.streamName(c.cfg.Stream), c.config()
@@ -188,6 +194,11 @@ func (c *Consumer) update(ctx context.Context) error {
 	now := have.CachedInfo().Config
 	if same(now, want) {
 		return nil
+	}
+	if want.MaxAckPending < now.MaxAckPending && c.b.replicas() > 1 {
+		if _, err := c.b.js.PauseConsumer(ctx, stream, c.cfg.Name, time.Now().Add(lowerPause)); err != nil {
+			return err
+		}
 	}
 	want.PauseUntil = now.PauseUntil
 	_, err = c.b.js.UpdateConsumer(ctx, stream, want)

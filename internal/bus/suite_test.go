@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen.
-const patience = 8 * time.Second
+const patience = 30 * time.Second
 
 // rig is one place to run a bus in, and one test's part of it.
 type rig struct {
