@@ -19,7 +19,7 @@ import (
 // with a cap of 1, each restart would stop an issuer for a whole AckWait. So
 // the loop below asks the server itself (ADR-13 of the NATS architecture): one
 // subscription, one question at a time, for as many messages as there are free
-// workers; what arrives too late is handed back.
+// workers; what arrives too late is handed back at once.
 
 // Times of a pull request.
 const (
@@ -27,7 +27,16 @@ const (
 	pullHeartbeat = 2 * time.Second // the server's sign of life while it has nothing
 )
 
-// puller is one run of a consumer in this process.
+// Statuses that the server answers with.
+const (
+	heartbeat    = "100" // nothing yet
+	expired      = "408" // the question is too old
+	noResponders = "503" // no such consumer, or it has no leader
+)
+
+// puller is one run of a consumer in this process. A message never waits for
+// its loop, which may be busy setting the consumer up again: by then the server
+// could have given the message to somebody else.
 type puller struct {
 	c        *Consumer
 	h        Handler
@@ -35,13 +44,17 @@ type puller struct {
 	work     context.Context // of the handlers: ends a moment later
 	inbox    string
 	sub      *nats.Subscription
-	msgs     chan *nats.Msg
+	question uint64 // number of the present question
+	silence  *time.Timer
+	statuses chan *nats.Msg
+	freed    chan struct{} // there are free workers and nothing is asked
 	again    chan struct{} // there is a new connection: earlier questions are void
-	slots    chan struct{} // one per free worker
-	question uint64        // number of the present question
-	asked    int           // of the present question: messages still to come, each with a slot taken
-	silence  *time.Timer   // no sign of life
 	wg       sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	free    int        // workers
+	asked   int        // messages of the present question still to come, each with its worker
+	leaving bool       // take no more
 }
 
 // Run works on messages until ctx ends, and returns nil when the last handler
@@ -54,35 +67,29 @@ func (c *Consumer) Run(ctx context.Context, h Handler) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.b.ctx, cancel)()
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	p := &puller{
-		c: c, h: h, ctx: ctx, inbox: c.b.nc.NewInbox(),
-		msgs:  make(chan *nats.Msg, 2*c.cfg.Batch+64),
-		again: make(chan struct{}, 1), slots: make(chan struct{}, c.cfg.Workers),
+		c: c, h: h, ctx: ctx, work: work, inbox: c.b.nc.NewInbox(), free: c.cfg.Workers,
+		statuses: make(chan *nats.Msg, 16), freed: make(chan struct{}, 1), again: make(chan struct{}, 1),
 		silence: time.NewTimer(time.Hour),
 	}
 	defer p.silence.Stop()
-	for range c.cfg.Workers {
-		p.slots <- struct{}{}
-	}
 	var err error
-	if p.sub, err = c.b.nc.ChanSubscribe(p.inbox+".*", p.msgs); err != nil {
+	if p.sub, err = c.b.nc.Subscribe(p.inbox+".*", p.hear); err != nil {
 		return fmt.Errorf("subscribe consumer %s: %w", c.cfg.Name, err)
 	}
 	c.b.onUp(ctx, func() { loop.Nudge(p.again) })
-	work, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	p.work = work
 	p.loop()
 	p.leave(stop)
 	return nil
 }
 
-// loop asks and hands out, and sets the consumer up again when it is gone.
+// loop asks, and sets the consumer up again when it is gone.
 func (p *puller) loop() {
-	for failures, first := 0, true; p.ctx.Err() == nil; {
+	for failures, first := 0, true; p.ctx.Err() == nil; failures++ {
 		if err := p.c.create(p.ctx, first); err != nil {
 			p.trouble(failures, err.Error())
-			failures++
 			continue
 		}
 		first = false
@@ -91,7 +98,6 @@ func (p *puller) loop() {
 			failures = 0
 		}
 		p.trouble(failures, why)
-		failures++
 	}
 }
 
@@ -114,23 +120,28 @@ func (p *puller) trouble(failures int, why string) {
 // serve asks again and again, until the consumer cannot be reached. worked
 // says that the server answered.
 func (p *puller) serve() (why string, worked bool) {
+	loop.Nudge(p.freed)
 	for {
-		free := p.slots
-		if p.asked > 0 {
-			free = nil // one question at a time
-		}
 		select {
-		case <-free:
+		case <-p.freed:
 			if err := p.ask(); err != nil {
 				return err.Error(), worked
 			}
-		case m := <-p.msgs:
-			worked = true
-			if why := p.hear(m); why != "" {
-				return why, m.Header.Get("Status") != noResponders
+		case m := <-p.statuses:
+			if m.Subject != p.reply() {
+				continue // about a question given up
+			}
+			status := m.Header.Get("Status")
+			worked = worked || status != noResponders
+			switch status {
+			case heartbeat:
+			case expired:
+				p.giveUp()
+			default: // the consumer was deleted, has a new leader, or its server stops
+				return status + " " + m.Header.Get("Description"), worked
 			}
 		case <-p.silence.C:
-			if p.asked > 0 {
+			if p.waiting() {
 				return "no sign of life", worked
 			}
 		case <-p.again:
@@ -141,17 +152,25 @@ func (p *puller) serve() (why string, worked bool) {
 	}
 }
 
-// ask asks for as many messages as there are free workers. The slot of one is
-// taken already.
+// ask asks for as many messages as there are free workers, unless a question
+// is open or there is none.
 func (p *puller) ask() error {
-	p.asked = 1
-	for p.asked < p.c.cfg.Batch && len(p.slots) > 0 {
-		<-p.slots // only the loop takes slots, so this does not block
-		p.asked++
+	p.mu.Lock()
+	if p.asked == 0 {
+		p.asked = min(p.free, p.c.cfg.Batch)
+		p.free -= p.asked
+		p.question++
+	} else {
+		p.mu.Unlock()
+		return nil
 	}
-	p.question++
+	n := p.asked
+	p.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
 	p.alive()
-	text := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d}`, p.asked, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds())
+	text := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d}`, n, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds())
 	if err := p.c.b.nc.PublishRequest(p.c.next, p.reply(), text); err != nil {
 		return fmt.Errorf("ask for messages: %w", err)
 	}
@@ -164,64 +183,79 @@ func (p *puller) reply() string { return p.inbox + "." + strconv.FormatUint(p.qu
 // alive books a sign of life.
 func (p *puller) alive() { p.silence.Reset(pullHeartbeat * 5 / 2) }
 
-// Statuses that the server answers with.
-const (
-	heartbeat    = "100" // nothing yet
-	expired      = "408" // the question is too old
-	noResponders = "503" // no such consumer, or it has no leader
-)
-
-// hear takes in a message or a status. It returns why the consumer cannot be
-// served on, or "".
-func (p *puller) hear(m *nats.Msg) (trouble string) {
-	if m.Reply != "" {
-		p.alive()
-		p.take(m)
-		return ""
-	}
-	if m.Subject != p.reply() {
-		return "" // about a question given up
-	}
-	switch status := m.Header.Get("Status"); status {
-	case heartbeat:
-		p.alive()
-	case expired:
-		p.giveUp()
-	default: // the consumer was deleted, has a new leader, or its server stops
-		return status + " " + m.Header.Get("Description")
-	}
-	return ""
+// waiting reports whether a question is open.
+func (p *puller) waiting() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked > 0
 }
 
-// giveUp forgets the present question and frees its slots.
+// giveUp forgets the present question and frees its workers.
 func (p *puller) giveUp() {
-	for ; p.asked > 0; p.asked-- {
-		p.slots <- struct{}{}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free, p.asked = p.free+p.asked, 0
+	loop.Nudge(p.freed)
+}
+
+// hear is called with each message and status, one after the other.
+func (p *puller) hear(m *nats.Msg) {
+	p.alive()
+	switch {
+	case m.Reply == "":
+		select {
+		case p.statuses <- m:
+		default: // heartbeats that the loop had no time for
+		}
+	case p.take():
+		p.wg.Go(func() {
+			defer p.release()
+			p.begin(m)
+		})
+	default:
+		p.handBack(m)
 	}
 }
 
-// take hands a message to a worker. One that belongs to a question given up
-// gets a free worker or goes back to the server.
-func (p *puller) take(m *nats.Msg) {
-	if p.asked > 0 {
+// take takes the worker that was kept for a message of the present question.
+// One that belongs to a question given up gets a free worker, or none.
+func (p *puller) take() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.leaving:
+		return false
+	case p.asked > 0:
 		p.asked--
-	} else {
-		select {
-		case <-p.slots:
-		default:
-			p.handBack(m)
-			return
-		}
+	case p.free > 0:
+		p.free--
+	default:
+		return false
 	}
-	p.wg.Go(func() {
-		defer func() { p.slots <- struct{}{} }()
-		d, err := p.c.parse(m)
-		if err != nil {
-			p.c.b.log.Warn("not a message of a stream", "subject", m.Subject, "error", err.Error())
-			return
-		}
-		d.work(p.work, p.h)
-	})
+	if p.asked == 0 {
+		loop.Nudge(p.freed)
+	}
+	return true
+}
+
+// release frees a worker.
+func (p *puller) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free++
+	if p.asked == 0 {
+		loop.Nudge(p.freed)
+	}
+}
+
+// begin works on a message.
+func (p *puller) begin(m *nats.Msg) {
+	d, err := p.c.parse(m)
+	if err != nil {
+		p.c.b.log.Warn("not a message of a stream", "subject", m.Subject, "error", err.Error())
+		return
+	}
+	d.work(p.work, p.h)
 }
 
 // handBack returns a message that nobody here has begun. If that fails it
@@ -233,21 +267,23 @@ func (p *puller) handBack(m *nats.Msg) {
 	p.c.handled[returned].Inc()
 }
 
-// leave withdraws the question, and only then stops the handlers, lest what they
-// hand back comes straight to us again. It hands back what was on its way, and
+// leave withdraws the question, handing back what is on its way, and only then
+// stops the handlers, lest what they hand back comes straight to us again. It
 // waits for the handlers.
 func (p *puller) leave(stop context.CancelFunc) {
 	p.giveUp()
-	if p.sub.Unsubscribe() == nil && p.c.b.nc.IsConnected() {
-		// All that the server sent before it heard of it is here when the
-		// flush returns.
-		_ = p.c.b.nc.FlushTimeout(connectTimeout)
-	}
-	stop()
-	for len(p.msgs) > 0 {
-		if m := <-p.msgs; m.Reply != "" {
-			p.handBack(m)
+	p.mu.Lock()
+	p.leaving = true
+	p.mu.Unlock()
+	closed := make(chan struct{})
+	p.sub.SetClosedHandler(func(string) { close(closed) })
+	if p.c.b.nc.IsConnected() && p.sub.Drain() == nil {
+		select {
+		case <-closed:
+		case <-time.After(connectTimeout):
 		}
 	}
+	_ = p.sub.Unsubscribe() // it is closed already, as a rule
+	stop()
 	p.wg.Wait()
 }

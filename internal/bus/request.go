@@ -93,7 +93,8 @@ func (b *Bus) Serve(ctx context.Context, pattern string, answer func(ctx context
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", pattern, down(err))
 	}
-	context.AfterFunc(ctx, func() { _ = sub.Unsubscribe() }) // fails only when all is closed
+	// What has arrived is still answered. Drain fails only when all is closed.
+	context.AfterFunc(ctx, func() { _ = sub.Drain() })
 	return b.settled(ctx)
 }
 

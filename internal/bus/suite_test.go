@@ -204,8 +204,15 @@ func waiting(t *testing.T, c *bus.Consumer, n int) {
 // drained waits until a consumer has nothing left.
 func drained(t *testing.T, c *bus.Consumer) {
 	t.Helper()
+	var d bus.Depth
+	var err error
+	defer func() {
+		if t.Failed() {
+			t.Logf("depth %+v, error %v", d, err)
+		}
+	}()
 	until(t, "empty stream", func() bool {
-		d, err := c.Depth(t.Context())
+		d, err = c.Depth(t.Context())
 		return err == nil && d == bus.Depth{}
 	})
 }

@@ -254,7 +254,7 @@ func testLongHandlerKeepsItsMessage(t *testing.T, r *rig) {
 		t.Fatal(err)
 	}
 	defer sub.Unsubscribe()
-	c := consumer(t, b, bus.ConsumerConfig{AckWait: time.Second})
+	c := consumer(t, b, bus.ConsumerConfig{AckWait: 3 * time.Second})
 	release, begun := make(chan struct{}), make(chan int, 8)
 	run(t, c, func(ctx context.Context, m bus.Message) error {
 		begun <- m.Attempt
@@ -267,7 +267,7 @@ func testLongHandlerKeepsItsMessage(t *testing.T, r *rig) {
 	})
 	publish(t, b, "work", "1", "x")
 	receive(t, "the handler", begun)
-	for range 7 { // a third of AckWait each: more than twice AckWait
+	for range 4 { // a third of AckWait each: more than AckWait
 		if m := receive(t, "an extension", extensions); string(m.Data) != "+WPI" {
 			t.Errorf("%q was sent", m.Data)
 		}
