@@ -69,7 +69,8 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 	common := challenge.Config{Resolver: a.resolver, Policy: policy, HTTP01Port: uint16(v.HTTP01Port),
 		TLSALPN01Port: uint16(v.TLSALPN01Port), Timeout: v.Timeout, StepTimeout: v.ConnectTimeout,
 		UserAgent: "chancery/" + a.opts.Build.Version}
-	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common))
+	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common),
+		challenge.NewDNSAccount01(common))
 	if err != nil {
 		return err
 	}

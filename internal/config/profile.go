@@ -94,7 +94,9 @@ type Profile struct {
 	// names the public cannot reach), webpki (all of them) or rfc5280 alone.
 	Lint LintSet `toml:"lint"`
 
-	// Challenge types offered.
+	// Challenge types offered, in this order. dns-account-01 and
+	// dns-persist-01, which not every client knows, must come last: some
+	// clients give up at the first challenge that they do not understand.
 	Challenges []Challenge `toml:"challenges"`
 }
 
@@ -135,8 +137,12 @@ type Challenge string
 
 // Choices returns the values a challenge may have.
 func (Challenge) Choices() []string {
-	return []string{"http-01", "dns-01", "tls-alpn-01"}
+	return []string{"http-01", "dns-01", "tls-alpn-01", "dns-account-01"}
 }
+
+// late reports whether a challenge type must follow those that every client
+// knows.
+func (c Challenge) late() bool { return c == "dns-account-01" || c == "dns-persist-01" }
 
 // Limits is the [limits] section.
 type Limits struct {

@@ -1,6 +1,6 @@
 // Package challenge proves that whoever asks for a certificate controls the
 // identifier: http-01 and dns-01 (RFC 8555 section 8), tls-alpn-01 (RFC 8737),
-// IP identifiers (RFC 8738), and the CAA check (RFC 8659, RFC 8657) that goes
+// dns-account-01 (draft), IP identifiers (RFC 8738), and the CAA check (RFC 8659, RFC 8657) that goes
 // with every issuance.
 //
 // Everything that arrives here is hostile: the identifier's own servers, its
@@ -31,7 +31,13 @@ const (
 	HTTP01    Type = "http-01"     // RFC 8555 section 8.3
 	DNS01     Type = "dns-01"      // RFC 8555 section 8.4
 	TLSALPN01 Type = "tls-alpn-01" // RFC 8737
+
+	DNSAccount01 Type = "dns-account-01" // draft-ietf-acme-dns-account-label-03
 )
+
+// Late reports whether t must follow, in an authorization, the methods that
+// every client knows.
+func (t Type) Late() bool { return t == DNSAccount01 }
 
 // Request is one challenge that the applicant says is fulfilled.
 type Request struct {
@@ -61,7 +67,7 @@ type Step struct {
 	Resolved []netip.Addr `json:"addressesResolved,omitempty"` // every address DNS gave
 	Tried    []netip.Addr `json:"addressesTried,omitempty"`    // dialled in vain before Used
 	Used     netip.Addr   `json:"addressUsed,omitzero"`        // the one that answered
-	Query    string       `json:"query,omitempty"`             // dns-01: the name asked
+	Query    string       `json:"query,omitempty"`             // DNS methods: the name asked
 	Chain    []string     `json:"cnames,omitempty"`            // CNAME targets followed
 }
 

@@ -81,6 +81,11 @@ func (p *Profile) check(validators *challenge.Registry) error {
 			return fault.New(fault.Invalid, "profile %s offers the challenge type %s, for which there is no validator", p.Name, t)
 		}
 	}
+	for i := 1; i < len(p.Challenges); i++ {
+		if last := p.Challenges[i-1]; last.Late() && !p.Challenges[i].Late() {
+			return fault.New(fault.Invalid, "profile %s lists %s before %s; put it last, for some clients give up at it", p.Name, last, p.Challenges[i])
+		}
+	}
 	return nil
 }
 

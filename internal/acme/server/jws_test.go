@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"chancery/internal/acme"
+	"chancery/internal/acme/challenge"
 	"chancery/internal/acme/server"
 )
 
@@ -176,6 +177,11 @@ func TestConfigIsChecked(t *testing.T) {
 		"an unknown default profile": func(c *server.Config) {
 			a := c.CAs["default"]
 			a.DefaultProfile = "nope"
+			c.CAs = map[string]server.CA{"a": a}
+		},
+		"a challenge type that must be last, first": func(c *server.Config) {
+			a := c.CAs["default"]
+			a.Profiles = []server.Profile{{Profile: a.Profiles[0].Profile, Challenges: []challenge.Type{challenge.DNSAccount01, challenge.DNS01}}}
 			c.CAs = map[string]server.CA{"a": a}
 		},
 		"no CAA checker": func(c *server.Config) {
