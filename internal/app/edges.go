@@ -70,7 +70,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		TLSALPN01Port: uint16(v.TLSALPN01Port), Timeout: v.Timeout, StepTimeout: v.ConnectTimeout,
 		UserAgent: "chancery/" + a.opts.Build.Version}
 	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common),
-		challenge.NewDNSAccount01(common))
+		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common))
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,8 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 			return nil, err
 		}
 		d := server.CA{DefaultProfile: c.DefaultProfile, CAA: checker, CAAIdentities: identities, EABRequired: a.cfg.ACME.EABRequired,
-			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website}
+			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Subdomains: c.Subdomains,
+			JustInTime: server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
 		for _, p := range c.Profiles {
 			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[p], Challenges: challengeTypes(a.cfg.Profile[p])})
 		}
@@ -161,6 +162,7 @@ func limits(c config.Limits) (*server.Limits, error) {
 		{"failures_per_name", c.FailuresPerName, &out.FailuresPerName},
 		{"certificates_per_domain", c.CertificatesPerDomain, &out.CertificatesPerDomain},
 		{"certificates_per_name_set", c.CertificatesPerNameSet, &out.CertificatesPerNameSet},
+		{"lookups_per_name", c.LookupsPerName, &out.LookupsPerName},
 		{"verifications_per_ip", c.VerificationsPerIP, &out.VerificationsPerIP},
 	} {
 		rate := limit.Rate{Count: l.rate.Count, Per: l.rate.Per, Burst: l.rate.Burst}

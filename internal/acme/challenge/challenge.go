@@ -1,6 +1,6 @@
 // Package challenge proves that whoever asks for a certificate controls the
 // identifier: http-01 and dns-01 (RFC 8555 section 8), tls-alpn-01 (RFC 8737),
-// dns-account-01 (draft), IP identifiers (RFC 8738), and the CAA check (RFC 8659, RFC 8657) that goes
+// dns-account-01 and dns-persist-01 (drafts), IP identifiers (RFC 8738), and the CAA check (RFC 8659, RFC 8657) that goes
 // with every issuance.
 //
 // Everything that arrives here is hostile: the identifier's own servers, its
@@ -33,11 +33,12 @@ const (
 	TLSALPN01 Type = "tls-alpn-01" // RFC 8737
 
 	DNSAccount01 Type = "dns-account-01" // draft-ietf-acme-dns-account-label-03
+	DNSPersist01 Type = "dns-persist-01" // draft-ietf-acme-dns-persist-02
 )
 
 // Late reports whether t must follow, in an authorization, the methods that
 // every client knows.
-func (t Type) Late() bool { return t == DNSAccount01 }
+func (t Type) Late() bool { return t == DNSAccount01 || t == DNSPersist01 }
 
 // Request is one challenge that the applicant says is fulfilled.
 type Request struct {
@@ -45,6 +46,7 @@ type Request struct {
 	Token            string         // of the challenge, base64url
 	KeyAuthorization string         // Token + "." + base64url(SHA-256 JWK thumbprint)
 	AccountURL       string         // whose account; becomes part of the Proof
+	Persist          *Persist       // dns-persist-01 only, in place of the two above
 }
 
 // Validator checks one validation method.
@@ -101,6 +103,7 @@ type proof struct {
 	AccountURL  string         `json:"account"`
 	At          time.Time      `json:"validatedAt"`
 	Perspective string         `json:"perspective"`
+	Until       time.Time      `json:"persistUntil,omitzero"` // when the owner of the name ends it
 	Steps       []Step         `json:"validationRecord"`
 }
 
@@ -138,6 +141,15 @@ func (p Proof) At() time.Time {
 		return time.Time{}
 	}
 	return p.p.At
+}
+
+// Until returns the instant after which the owner of the name wants the proof
+// not to count (persistUntil), zero if there is none.
+func (p Proof) Until() time.Time {
+	if p.p == nil {
+		return time.Time{}
+	}
+	return p.p.Until
 }
 
 // AccountURL returns whose account was validated for, or "".

@@ -95,7 +95,7 @@ func wantFault(t *testing.T, p challenge.Proof, err error, code fault.Code, part
 
 // all returns every validator of the package.
 func all(w *world) []challenge.Validator {
-	return []challenge.Validator{challenge.NewHTTP01(w.cfg), challenge.NewDNS01(w.cfg), challenge.NewTLSALPN01(w.cfg), challenge.NewDNSAccount01(w.cfg)}
+	return []challenge.Validator{challenge.NewHTTP01(w.cfg), challenge.NewDNS01(w.cfg), challenge.NewTLSALPN01(w.cfg), challenge.NewDNSAccount01(w.cfg), challenge.NewDNSPersist01(w.cfg)}
 }
 
 func TestOffersFollowTheIdentifier(t *testing.T) {
@@ -108,8 +108,8 @@ func TestOffersFollowTheIdentifier(t *testing.T) {
 		id   pki.Identifier
 		want []challenge.Type
 	}{
-		{name("example.test"), []challenge.Type{challenge.HTTP01, challenge.DNS01, challenge.TLSALPN01, challenge.DNSAccount01}},
-		{name("*.example.test"), []challenge.Type{challenge.DNS01, challenge.DNSAccount01}}, // RFC 8555 section 7.4.1, RFC 8737 section 3
+		{name("example.test"), []challenge.Type{challenge.HTTP01, challenge.DNS01, challenge.TLSALPN01, challenge.DNSAccount01, challenge.DNSPersist01}},
+		{name("*.example.test"), []challenge.Type{challenge.DNS01, challenge.DNSAccount01, challenge.DNSPersist01}}, // RFC 8555 section 7.4.1, RFC 8737 section 3
 		{ip("192.0.2.1"), []challenge.Type{challenge.HTTP01, challenge.TLSALPN01}},
 		{pki.Identifier{Type: "permanent-identifier", Value: "x"}, nil},
 		{pki.Identifier{}, nil},

@@ -39,7 +39,7 @@ type Authorization struct {
 // Challenge is one way to prove an authorization, as stored.
 type Challenge struct {
 	Type      challenge.Type       `json:"type"`
-	Token     string               `json:"token"` // base64url, 128 random bits
+	Token     string               `json:"token"` // base64url, 128 random bits; "" for dns-persist-01
 	State     acme.ChallengeStatus `json:"status"`
 	Validated time.Time            `json:"validated,omitzero"`
 	Error     *acme.Problem        `json:"error,omitempty"`
@@ -50,8 +50,8 @@ const authzColumns = `id, account_id, ca, order_id, identifier, wildcard, state,
 var (
 	qAuthz       = db.SQL("acme.get_authorization", `SELECT `+authzColumns+` FROM acme_authz WHERE id = $1`)
 	qAuthzs      = db.SQL("acme.list_authorizations", `SELECT `+authzColumns+` FROM acme_authz WHERE id = ANY($1::text[])`)
-	qInsertAuthz = db.SQL("acme.insert_authorization", `INSERT INTO acme_authz (id, account_id, ca, order_id, identifier, wildcard, state,
-		challenges, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, $9)`)
+	qInsertAuthz = db.SQL("acme.insert_authorization", `INSERT INTO acme_authz (`+authzColumns+`)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`)
 	qReusable = db.SQL("acme.find_valid_authorizations", `SELECT id, identifier, wildcard, method, expires_at FROM acme_authz
 		WHERE account_id = $1 AND identifier = ANY($2::text[]) AND state = 'valid' AND expires_at > $3`)
 	qEndAuthz = db.SQL("acme.deactivate_authorization", `UPDATE acme_authz SET state = $2 WHERE id = $1 AND state IN ('pending', 'valid')`)
@@ -98,7 +98,10 @@ func newAuthorization(m *message, id pki.Identifier, types []challenge.Type, exp
 	z := Authorization{ID: db.NewID(m.now), AccountID: m.acct.ID, CA: m.ca.name, Identifier: id, State: acme.AuthorizationPending,
 		ExpiresAt: expires, CreatedAt: m.now, Challenges: make([]Challenge, len(types))}
 	for i, t := range types {
-		z.Challenges[i] = Challenge{Type: t, Token: newToken(), State: acme.ChallengePending}
+		z.Challenges[i] = Challenge{Type: t, State: acme.ChallengePending}
+		if t != challenge.DNSPersist01 { // its record is about the account, not about one challenge
+			z.Challenges[i].Token = newToken()
+		}
 	}
 	return z
 }
@@ -113,7 +116,7 @@ func newToken() string {
 // insert adds z with its encoded challenges to tx.
 func (z *Authorization) insert(tx *db.Tx, challenges string) {
 	tx.Queue(qInsertAuthz, nil, z.ID, z.AccountID, z.CA, null(z.OrderID), z.Identifier.Base().String(), z.Identifier.Wildcard(),
-		challenges, z.ExpiresAt, z.CreatedAt)
+		z.State, challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt)
 }
 
 // StateAt returns the state at an instant: what was not used before it expired
@@ -174,7 +177,7 @@ func (z *Authorization) object(a *authority, now time.Time, running challenge.Ty
 	o := &acme.Authorization{Identifier: z.Identifier.Base(), Status: z.StateAt(now), Expires: acme.At(z.ExpiresAt),
 		Wildcard: z.Identifier.Wildcard(), Challenges: make([]acme.Challenge, 0, len(z.Challenges))}
 	for i := range z.Challenges {
-		c := z.Challenges[i].object(a, z.ID, running)
+		c := z.Challenges[i].object(a, z, running)
 		if z.State.Final() && c.Status == acme.ChallengePending || z.State == acme.AuthorizationValid && c.Status != acme.ChallengeValid {
 			continue // RFC 8555 section 7.1.4: only what was tried
 		}
@@ -184,13 +187,16 @@ func (z *Authorization) object(a *authority, now time.Time, running challenge.Ty
 }
 
 // object returns the challenge object (RFC 8555 section 7.1.5).
-func (c *Challenge) object(a *authority, authz string, running challenge.Type) acme.Challenge {
-	o := acme.Challenge{Type: string(c.Type), URL: a.challengeURL(authz, c.Type), Status: c.State, Token: c.Token, Error: c.Error}
+func (c *Challenge) object(a *authority, z *Authorization, running challenge.Type) acme.Challenge {
+	o := acme.Challenge{Type: string(c.Type), URL: a.challengeURL(z.ID, c.Type), Status: c.State, Token: c.Token, Error: c.Error}
 	if !c.Validated.IsZero() {
 		o.Validated = acme.At(c.Validated)
 	}
 	if c.State == acme.ChallengePending && running == c.Type {
 		o.Status = acme.ChallengeProcessing
+	}
+	if c.Type == challenge.DNSPersist01 {
+		a.present(&o, z.AccountID)
 	}
 	return o
 }
@@ -274,13 +280,15 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 		m.SetHeader("Location", m.ca.authzURL(z.ID))
 		return object(http.StatusOK, full.object(m.ca, m.now, "")), nil
 	}
-	return s.storeAuthz(m, newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime)))
-}
-
-func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
 	if err := charges(m.now, with(nil, s.limits.OrdersPerAccount, m.acct.ID, 1)); err != nil {
 		return nil, err
 	}
+	fresh := []Authorization{newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime))}
+	s.justInTime(m, fresh)
+	return s.storeAuthz(m, fresh[0])
+}
+
+func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
 	challenges, err := json.Marshal(z.Challenges)
 	if err != nil {
 		return nil, wrap("encode challenges", err)
@@ -288,7 +296,7 @@ func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
 		z.insert(tx, string(challenges))
-		return nil
+		return z.noteProved(tx, m.actor(), m.now)
 	})
 	if err != nil {
 		return nil, wrap("store authorization", err)

@@ -53,6 +53,10 @@ func newAuthority(name string, c CA, cfg *Config) (*authority, error) {
 	if a.AuthorizationLifetime <= 0 {
 		a.AuthorizationLifetime = cfg.AuthorizationLifetime
 	}
+	orDefault(&a.JustInTime, JustInTimeKnown)
+	if err := a.checkPersist(); err != nil {
+		return nil, err
+	}
 	var err error
 	a.directory, err = json.Marshal(a.object(), json.Deterministic(true))
 	return a, err
@@ -97,6 +101,9 @@ func (a *authority) object() *acme.Directory {
 		RenewalInfo: a.base + "/renewal-info",
 		Meta: acme.Meta{TermsOfService: a.TermsOfService, Website: a.Website, CAAIdentities: a.CAAIdentities,
 			ExternalAccountRequired: a.EABRequired, Profiles: map[string]string{}},
+	}
+	if a.persists() {
+		d.Meta.AccountHashPrefix, d.Meta.IssuerDomainNames = a.accountHashPrefix(), a.CAAIdentities
 	}
 	for name, p := range a.profiles {
 		d.Meta.Profiles[name] = p.Description

@@ -89,7 +89,7 @@ func (s *Server) authorizations(ctx context.Context, o *Order) (map[pki.Identifi
 // expiry is the instant until which z counts: as stored, or earlier if policy
 // became stricter since.
 func (a *authority) expiry(z *Authorization, proof challenge.Proof) time.Time {
-	if end := proof.At().Add(a.AuthorizationLifetime); end.Before(z.ExpiresAt) {
+	if end := a.lasts(proof); end.Before(z.ExpiresAt) {
 		return end
 	}
 	return z.ExpiresAt

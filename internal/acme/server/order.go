@@ -255,11 +255,15 @@ func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization
 		fresh = append(fresh, z)
 		o.AuthzIDs = append(o.AuthzIDs, z.ID)
 	}
-	o.State, o.AuthzPending = acme.OrderPending, len(fresh)
-	if len(fresh) == 0 {
-		o.State = acme.OrderReady
-	} else if end := fresh[0].ExpiresAt; end.Before(o.ExpiresAt) {
-		o.ExpiresAt = end
+	s.justInTime(m, fresh)
+	o.State = acme.OrderReady
+	for i := range fresh {
+		if fresh[i].State == acme.AuthorizationPending {
+			o.State, o.AuthzPending = acme.OrderPending, o.AuthzPending+1
+		}
+		if end := fresh[i].ExpiresAt; end.Before(o.ExpiresAt) {
+			o.ExpiresAt = end
+		}
 	}
 	return fresh, nil
 }
@@ -285,6 +289,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint)
 		for i := range fresh {
 			fresh[i].insert(tx, string(rows[i]))
+			if err := fresh[i].noteProved(tx, m.actor(), m.now); err != nil {
+				return err
+			}
 		}
 		return nil
 	})

@@ -144,6 +144,19 @@ type CA struct {
 	// 9773 section 4.2); "": none.
 	ExplanationURL string
 
+	// JustInTime says for whom dns-persist-01 is tried when an order is made;
+	// "": JustInTimeKnown.
+	JustInTime JustInTime
+
+	// PersistAccountURL lets records of dns-persist-01 name the account by its
+	// URL as it is, as the drafts before 02 did, and shows challenges of the
+	// method under the names of those drafts too.
+	PersistAccountURL bool
+
+	// Subdomains lets whoever controls a domain authorize what is below it:
+	// records of dns-persist-01 with policy=wildcard count for subdomains.
+	Subdomains bool
+
 	// AuthorizationLifetime, if set, wins over that of Config: what the policy
 	// of this authority's trust profile allows.
 	AuthorizationLifetime time.Duration
