@@ -15,16 +15,16 @@ func newConfig(e env) *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:   "config",
-		Short: "Check, print or explain the configuration",
+		Short: "Check, print or explain the configuration; API tokens",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to do: check, print or doc")
+			return usagef("name what to do: check, print, doc or token")
 		},
 	}
 	cmd.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file` (default: $CHANCERY_CONFIG, or none)")
-	cmd.AddCommand(configCheck(e, &path), configPrint(e, &path), configDoc(e))
+	cmd.AddCommand(configCheck(e, &path), configPrint(e, &path), configDoc(e), newToken(e))
 	return cmd
 }
 

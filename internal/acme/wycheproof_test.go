@@ -4,11 +4,14 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"chancery/internal/testenv"
 )
 
 // vectors is a file of Project Wycheproof; each algorithm fills other members.
@@ -42,7 +45,7 @@ func readVectors(t *testing.T, name string) vectors {
 	out, err := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", "github.com/c2sp/wycheproof").Output()
 	var module struct{ Dir string }
 	if err != nil || json.Unmarshal(out, &module) != nil || module.Dir == "" {
-		t.Skipf("SKIPPED: the vectors of github.com/c2sp/wycheproof cannot be had: %v %s", err, out)
+		testenv.Skip(t, fmt.Sprintf("the vectors of github.com/c2sp/wycheproof cannot be had: %v %s", err, out))
 	}
 	text, err := os.ReadFile(filepath.Join(module.Dir, "testvectors_v1", name))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // access says who may call an operation, and how it is answered.
 type access struct {
 	role        token.Role // "" = anybody, without a token
-	conditional bool       // a GET whose answer changes only with the journal: ETag and 304
+	conditional bool       // a GET whose answer changes only with the journal and the clock: ETag, 304, memory
 }
 
 // Rules of the access table.
@@ -31,7 +31,7 @@ var accessTable = map[string]access{
 	"revoke-certificate":   admin,
 	"revoke-certificates":  admin,
 
-	"list-authorities":       listing,
+	"list-authorities":       viewer,
 	"get-authority":          viewer,
 	"create-root":            admin,
 	"create-issuing":         admin,

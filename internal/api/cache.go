@@ -3,9 +3,9 @@ package api
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -72,36 +72,40 @@ func (c *tokenCache) forget() {
 	c.epoch++
 }
 
-// stampTTL is how long a replica may answer 304 after a change made elsewhere.
-// Changes made through this server count at once.
+// stampTTL is how long a replica may answer 304 after a change that was not
+// made through it.
 const stampTTL = 250 * time.Millisecond
 
 // stamp remembers the version of the journal, so that a 304 costs no SQL.
 type stamp struct {
-	mu      sync.Mutex
-	version string
-	until   time.Time
-	epoch   int64 // grows with reset
+	mu    sync.Mutex
+	total int64
+	until time.Time
+	epoch int64 // grows with reset
 }
 
-// read returns the version, at most stampTTL old.
-func (s *stamp) read(ctx context.Context, q db.Q, now time.Time) (string, error) {
+// remembered returns a version that is at most stampTTL old, if there is one.
+func (s *stamp) remembered(now time.Time) (total int64, ok bool) {
 	s.mu.Lock()
-	version, until, epoch := s.version, s.until, s.epoch
+	defer s.mu.Unlock()
+	return s.total, now.Before(s.until)
+}
+
+// read returns the version as it is now.
+func (s *stamp) read(ctx context.Context, q db.Q, now time.Time) (int64, error) {
+	s.mu.Lock()
+	epoch := s.epoch
 	s.mu.Unlock()
-	if now.Before(until) {
-		return version, nil
-	}
-	version, err := audit.Version(ctx, q)
+	total, err := audit.Total(ctx, q)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.epoch == epoch {
-		s.version, s.until = version, now.Add(stampTTL)
+		s.total, s.until = total, now.Add(stampTTL)
 	}
-	return version, nil
+	return total, nil
 }
 
 // reset makes the next read look.
@@ -112,25 +116,111 @@ func (s *stamp) reset() {
 	s.epoch++
 }
 
-// unchanged sets the entity tag of a conditional operation and reports whether
-// it has answered 304. The tag changes with the journal and every minute:
-// certificates expire without anybody doing anything.
-func (s *Server) unchanged(w http.ResponseWriter, r *http.Request) bool {
+// etagOf is the entity tag of every list at a version. It changes every minute,
+// too: certificates expire without anybody doing anything.
+func etagOf(total int64, at time.Time) string {
+	return `W/"` + strconv.FormatInt(total, 36) + "-" + strconv.FormatInt(at.Unix()/60, 36) + `"`
+}
+
+// conditional answers a list: with 304, from memory, or by its handler. What
+// is remembered is only used for the version that the database has now.
+func (s *Server) conditional(w http.ResponseWriter, r *http.Request, handle func(http.ResponseWriter)) {
 	at := now()
-	version, err := s.stamp.read(r.Context(), s.cfg.DB.Read(), at)
+	h := w.Header()
+	h.Set("Cache-Control", "private, no-cache")
+	if tags := r.Header.Values("If-None-Match"); len(tags) > 0 {
+		if total, ok := s.stamp.remembered(at); ok && hasTag(tags, etagOf(total, at)) {
+			h.Set("ETag", etagOf(total, at))
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
+	total, err := s.stamp.read(r.Context(), s.cfg.DB.Read(), at)
 	if err != nil { // the list itself will say what is wrong, or work
 		s.log.LogAttrs(r.Context(), slog.LevelWarn, "journal version is unknown", slog.Any("error", err))
-		return false
+		handle(w)
+		return
 	}
-	etag := fmt.Sprintf(`W/"%s-%d"`, version, at.Unix()/60)
-	h := w.Header()
+	etag := etagOf(total, at)
 	h.Set("ETag", etag)
-	h.Set("Cache-Control", "private, no-cache")
-	if !hasTag(r.Header.Values("If-None-Match"), etag) {
-		return false
+	if hasTag(r.Header.Values("If-None-Match"), etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
 	}
-	w.WriteHeader(http.StatusNotModified)
-	return true
+	s.fromMemory(w, r.URL.Path+"?"+r.URL.RawQuery, etag, handle)
+}
+
+// fromMemory answers with what the same request was answered before, if
+// nothing has changed since.
+func (s *Server) fromMemory(w http.ResponseWriter, key, etag string, handle func(http.ResponseWriter)) {
+	if body := s.bodies.get(etag, key); body != nil {
+		w.Header().Set("Content-Type", "application/json")
+		if _, err := w.Write(body); err != nil {
+			s.log.Debug("answer was not sent", "error", err)
+		}
+		return
+	}
+	rec := &recorder{ResponseWriter: w}
+	handle(rec)
+	if rec.status == http.StatusOK && !rec.tooLong {
+		s.bodies.put(etag, key, rec.body)
+	}
+}
+
+// Bounds of the memory of answers: 128 of at most 128 KiB.
+const (
+	maxBodies    = 128
+	maxBodyBytes = 128 << 10
+)
+
+// bodies remembers answers of the newest version.
+type bodies struct {
+	mu    sync.Mutex
+	etag  string
+	byKey map[string][]byte
+}
+
+func (b *bodies) get(etag, key string) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.etag != etag {
+		return nil
+	}
+	return b.byKey[key]
+}
+
+func (b *bodies) put(etag, key string, body []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.etag != etag || len(b.byKey) >= maxBodies {
+		b.etag, b.byKey = etag, map[string][]byte{}
+	}
+	b.byKey[key] = body
+}
+
+// recorder keeps what is written.
+type recorder struct {
+	http.ResponseWriter
+	status  int
+	body    []byte
+	tooLong bool
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.tooLong = r.tooLong || len(r.body)+len(b) > maxBodyBytes; !r.tooLong {
+		r.body = append(r.body, b...)
+	}
+	return r.ResponseWriter.Write(b)
 }
 
 // hasTag implements If-None-Match (RFC 9110 section 13.1.2) for tags without

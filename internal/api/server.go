@@ -53,6 +53,7 @@ type Server struct {
 	routes    []route
 	tokens    tokenCache
 	stamp     stamp
+	bodies    bodies
 	verifying sync.Mutex             // held by the one verify-journal that runs
 	spec      func() ([]byte, error) // the OpenAPI document, made once
 }
@@ -123,14 +124,18 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 			s.refuse(w, r, rt.op, err)
 			return
 		}
-		if rt.access.conditional && s.unchanged(w, r) {
-			return
-		}
+		obs.Set(r.Context(), slog.String("actor", who.actor()))
 		if r.Method != http.MethodGet {
 			defer s.stamp.reset()
 		}
-		obs.Set(r.Context(), slog.String("actor", who.actor()))
-		rt.handle(newContext(rt.op, r.WithContext(withCaller(r.Context(), who)), w))
+		handle := func(w http.ResponseWriter) {
+			rt.handle(newContext(rt.op, r.WithContext(withCaller(r.Context(), who)), w))
+		}
+		if rt.access.conditional {
+			s.conditional(w, r, handle)
+			return
+		}
+		handle(w)
 	}
 }
 

@@ -78,7 +78,7 @@ func each(t *testing.T, f func(t *testing.T, w *world)) {
 	dbtest.EachURL(t, func(t *testing.T, url string) { f(t, newWorld(t, url)) })
 }
 
-func newWorld(t *testing.T, url string) *world {
+func newWorld(t testing.TB, url string) *world {
 	t.Helper()
 	ctx := context.Background()
 	w := &world{dir: t.TempDir(), log: &safeBuffer{}, queries: &counter{}, changes: &counter{}}
@@ -122,7 +122,7 @@ func newWorld(t *testing.T, url string) *world {
 }
 
 // serve runs the control plane and makes a client for each role.
-func (w *world) serve(t *testing.T, s *api.Server, log *slog.Logger) {
+func (w *world) serve(t testing.TB, s *api.Server, log *slog.Logger) {
 	t.Helper()
 	mux := httpd.NewMux(httpd.NewMetrics(prometheus.NewRegistry()))
 	s.Routes(mux)
@@ -157,7 +157,7 @@ func (w *world) serve(t *testing.T, s *api.Server, log *slog.Logger) {
 }
 
 // client returns a client that holds a token.
-func (w *world) client(t *testing.T, text string) *client.Client {
+func (w *world) client(t testing.TB, text string) *client.Client {
 	t.Helper()
 	if text != "" {
 		w.secrets = append(w.secrets, text[len("cy_")+26+1:])

@@ -110,11 +110,10 @@ func (s *Service) CreateRoot(ctx context.Context, spec Spec, actor string) (*Aut
 		return nil, err
 	}
 	a.Cert = &x509.Certificate{RawSubject: raw, SubjectKeyId: keyID, PublicKey: key.Public(), NotAfter: now.Add(profile.Period)}
-	cert, err := s.issueOwn(ctx, a, profile, subject, a.signer.SPKI(), a.KeyType)
-	if err != nil {
+	if _, err := s.issueOwn(ctx, a, profile, subject, a.signer.SPKI(), a.KeyType, a.keep(actor)); err != nil {
 		return nil, err
 	}
-	return a, s.store(ctx, a, cert.DER, actor)
+	return a, s.Reload(ctx)
 }
 
 // CreateIssuing makes an issuing authority under a root whose key is here.
@@ -135,11 +134,10 @@ func (s *Service) CreateIssuing(ctx context.Context, rootID string, spec Spec, a
 	if err != nil {
 		return nil, err
 	}
-	cert, err := s.issueOwn(ctx, root, issuingProfile(spec.Period), spec.subject(RoleIssuing, now), spki, a.KeyType)
-	if err != nil {
+	if _, err := s.issueOwn(ctx, root, issuingProfile(spec.Period), spec.subject(RoleIssuing, now), spki, a.KeyType, a.keep(actor)); err != nil {
 		return nil, err
 	}
-	return a, s.store(ctx, a, cert.DER, actor)
+	return a, s.Reload(ctx)
 }
 
 func issuingProfile(period time.Duration) Profile {
@@ -168,27 +166,22 @@ func (s *Service) CreateResponder(ctx context.Context, authorityID, actor string
 	}
 	profile := own("ocsp", OCSPPeriod, x509.KeyUsageDigitalSignature)
 	profile.ExtKeyUsage, profile.NoCheck, profile.NoOCSP, profile.NoCRL = []asn1.ObjectIdentifier{pki.EKUOCSPSigning}, true, true, true
-	cert, err := s.issueOwn(ctx, parent, profile, spec.subject(RoleOCSP, now), spki, a.KeyType)
-	if err != nil {
+	if _, err := s.issueOwn(ctx, parent, profile, spec.subject(RoleOCSP, now), spki, a.KeyType, a.keep(actor)); err != nil {
 		return nil, err
 	}
-	return a, s.store(ctx, a, cert.DER, actor)
+	return a, s.Reload(ctx)
 }
 
-// store records a new authority and makes it effective here.
-func (s *Service) store(ctx context.Context, a *Authority, der []byte, actor string) error {
-	a.DER = der
-	if err := a.parse(); err != nil {
-		return err
-	}
-	err := s.db.Write(ctx, func(tx *db.Tx) error {
+// keep records a new authority together with its certificate.
+func (a *Authority) keep(actor string) func(tx *db.Tx, der []byte) error {
+	return func(tx *db.Tx, der []byte) error {
+		a.DER = der
+		if err := a.parse(); err != nil {
+			return err
+		}
 		a.insert(tx)
 		return journalAuthority(tx, "authority.create", a, actor)
-	})
-	if err != nil {
-		return fmt.Errorf("store authority %s: %w", a.Name, err)
 	}
-	return s.Reload(ctx)
 }
 
 func journalAuthority(tx *db.Tx, kind audit.Kind, a *Authority, actor string) error {
@@ -353,7 +346,7 @@ func (s *Service) SignIssuing(ctx context.Context, rootID string, csrDER []byte,
 	if err != nil {
 		return nil, err
 	}
-	return s.issueOwn(ctx, root, issuingProfile(period), req.Subject, req.RawSubjectPublicKeyInfo, kt)
+	return s.issueOwn(ctx, root, issuingProfile(period), req.Subject, req.RawSubjectPublicKeyInfo, kt, nil)
 }
 
 // Retire stops an authority from issuing; its status is answered as before.

@@ -47,6 +47,7 @@ type plan struct {
 	actor    string
 	claim    func(ctx context.Context, tx *db.Tx, certificateID string) error
 	complete func(ctx context.Context, tx *db.Tx, certificateID string) error
+	keep     func(tx *db.Tx, der []byte) error // of an authority's own certificate
 }
 
 // Issue makes a certificate in the order that keeps issuance safe:
@@ -260,6 +261,11 @@ func (s *Service) commitResult(ctx context.Context, p *plan, der []byte) error {
 				return err
 			}
 		}
+		if p.keep != nil {
+			if err := p.keep(tx, der); err != nil {
+				return err
+			}
+		}
 		return audit.Append(tx, audit.Entry{At: now, Kind: "certificate.issue", Actor: p.actor, Subject: "certificate:" + p.cert.ID,
 			Data: issueData{p.cert.Serial.Hex(), hexText(fp[:])}})
 	})
@@ -308,8 +314,11 @@ func (s *Service) Recover(ctx context.Context, before time.Time) (n int, err err
 }
 
 // issueOwn issues a certificate that Chancery needs for itself: authorities,
-// OCSP responders. It takes the same steps as Issue.
-func (s *Service) issueOwn(ctx context.Context, auth *Authority, profile Profile, subject pkix.Name, spki []byte, kt pki.KeyType) (*Certificate, error) {
+// OCSP responders. It takes the same steps as Issue. keep, if not nil, adds the
+// rows of the certificate's owner to the transaction that stores it, so that no
+// crash leaves one without the other.
+func (s *Service) issueOwn(ctx context.Context, auth *Authority, profile Profile, subject pkix.Name, spki []byte, kt pki.KeyType,
+	keep func(tx *db.Tx, der []byte) error) (*Certificate, error) {
 	now := time.Now()
 	name, err := pki.MarshalName(subject)
 	if err != nil {
@@ -328,6 +337,6 @@ func (s *Service) issueOwn(ctx context.Context, auth *Authority, profile Profile
 		return nil, err
 	}
 	p.cert.Names = []string{subject.CommonName}
-	p.names = jsonText(p.cert.Names)
+	p.names, p.keep = jsonText(p.cert.Names), keep
 	return s.execute(ctx, p)
 }

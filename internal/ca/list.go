@@ -251,6 +251,9 @@ func Find(ctx context.Context, r db.Q, query Query, after string, limit int) (Pa
 // take adds the rows that fit, up to limit, and moves at behind the last row
 // that it looked at. end means that nothing can follow, full that the page is.
 func (p *Page) take(q *Query, at *cursor, rows []listed, limit int) (end, full bool) {
+	if p.Certificates == nil {
+		p.Certificates = make([]Certificate, 0, min(limit, len(rows)))
+	}
 	for i := range rows {
 		if q.done(&rows[i]) {
 			return true, false

@@ -32,10 +32,10 @@ type Profile struct {
 	ExtKeyUsage []asn1.ObjectIdentifier `json:"ext_key_usage"`
 	Policies    []asn1.ObjectIdentifier `json:"policies,omitempty"`
 	CommonName  pki.CNRule              `json:"common_name"`
-	Identifiers []pki.IdentifierType    `json:"identifiers"`         // allowed identifier types
-	Wildcard    bool                    `json:"wildcard,omitempty"`  // "*." names are allowed
-	Permitted   []string                `json:"permitted"`           // DNS suffixes; nil: any name, empty: none
-	Excluded    []string                `json:"excluded,omitempty"`  // DNS suffixes; win over Permitted
+	Identifiers []pki.IdentifierType    `json:"identifiers"`        // allowed identifier types
+	Wildcard    bool                    `json:"wildcard,omitempty"` // "*." names are allowed
+	Permitted   []string                `json:"permitted"`          // DNS suffixes; nil: any name, empty: none
+	Excluded    []string                `json:"excluded,omitempty"` // DNS suffixes; win over Permitted
 	MustStaple  bool                    `json:"must_staple,omitempty"`
 	Lint        LintSet                 `json:"lint"`
 

@@ -43,7 +43,7 @@ var levels = []level{
 	{"internal/acme/client", 2, []string{"internal/acme/solver"}},
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
 	{"internal/deploy", 2, nil},
-	{"internal/scan", 2, []string{"internal/inventory", "internal/job"}},
+	{"internal/scan", 2, []string{"internal/inventory", "internal/job", "internal/scan/probe", "internal/scan/verdict"}},
 	{"internal/ctwatch", 2, []string{"internal/inventory"}},
 	{"internal/alert", 2, []string{"internal/inventory", "internal/job"}},
 	{"internal/fleet", 2, nil},
@@ -54,6 +54,7 @@ var levels = []level{
 	{"internal/fleet/agent", 3, nil},
 	{"internal/api", 3, []string{"internal/acme/server"}},
 	{"internal/api/client", 3, nil},
+	{"internal/backup", 3, nil},
 
 	{"internal/app", 4, nil},
 	{"internal/bench", 4, []string{"internal/app"}},

@@ -221,6 +221,9 @@ func (c *checker) checkRow(id string, r *row) error {
 		return nil
 	}
 	switch {
+	case c.authorities[r.authority] == nil && r.state != ca.StateIssued:
+		// A root whose making was interrupted: neither it nor its serial came
+		// to be, and nobody can ask for it.
 	case c.authorities[r.authority] == nil:
 		c.bad("I4", subject, "nobody answers for it: there is no authority %s", r.authority)
 	case r.state == ca.StateIntent && (h.issued || h.abandoned || h.revoked):

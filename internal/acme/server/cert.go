@@ -29,7 +29,7 @@ func (s *Server) getCertificate(m *message) (*httpd.Reply, error) {
 	if !db.ValidID(id) {
 		return nil, noSuch("certificate")
 	}
-	c, err := ca.Get(m.ctx, s.db.Read(), id)
+	c, err := ca.Deliver(m.ctx, s.db.Read(), id)
 	if err != nil {
 		return nil, err
 	}

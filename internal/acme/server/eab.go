@@ -93,6 +93,9 @@ func CreateEAB(ctx context.Context, d *db.DB, sealer *keys.Sealer, ca, label, ac
 	now := time.Now()
 	secret := make([]byte, 32)
 	rand.Read(secret) // never fails; see crypto/rand
+	// Its base64url must not begin with a hyphen: pasted after certbot's
+	// --eab-hmac-key it would be taken for another option.
+	secret[0] &= 0x7f
 	k := EABKey{KID: db.NewID(now), CA: ca, Label: label, CreatedAt: now}
 	if life > 0 {
 		k.ExpiresAt = now.Add(life)

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/spf13/cobra"
+
+	"chancery/internal/api"
+	"chancery/internal/api/client"
+)
+
+// newACME is `chancery acme`.
+func newACME(e env) *cobra.Command {
+	cmd := group("acme", "Look after ACME accounts, orders and binding keys", "")
+	c := connect(e, cmd)
+	cmd.AddCommand(
+		group("accounts", "List, show and deactivate ACME accounts", "", accountsList(c), accountsShow(c), accountsDeactivate(c)),
+		group("orders", "List and show ACME orders", "", ordersList(c), ordersShow(c)),
+		group("eab", "Make, list and revoke external account binding keys", "", eabCreate(c), eabList(c), eabRevoke(c)))
+	return cmd
+}
+
+func accountsList(c *conn) *cobra.Command {
+	l := listing[api.Account]{
+		cmd: &cobra.Command{Use: "list", Short: "List accounts, the oldest first", Example: "  chancery acme accounts list --limit 0 --json"}, path: "/acme/accounts",
+		columns: []column{{name: "id"}, {name: "ca"}, {name: "state"}, {name: "contact"}, {name: "created_at"}, {name: "created_ip", wide: true}, {name: "eab_key", wide: true}, {name: "thumbprint", wide: true}},
+		row: func(a *api.Account) []string {
+			return []string{a.ID, a.CA, a.State, joined(a.Contact), when(a.CreatedAt), a.CreatedIP, a.EABKey, a.Thumbprint}
+		},
+	}
+	return l.command(c)
+}
+
+func accountFields(a api.Account) []field {
+	return []field{{"id", a.ID}, {"ca", a.CA}, {"state", a.State}, {"contact", joined(a.Contact)}, {"created_at", when(a.CreatedAt)},
+		{"created_ip", a.CreatedIP}, {"eab_key", a.EABKey}, {"thumbprint", a.Thumbprint}, {"tos_agreed_at", orNone(a.AgreedAt)}}
+}
+
+// showCommand is a command that shows one resource.
+func showCommand[T any](c *conn, cmd *cobra.Command, path string, fields func(T) []field) *cobra.Command {
+	var out outFlags
+	cmd.Args = exactArgs("ID")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		p, err := out.printer(c.e)
+		if err != nil {
+			return err
+		}
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		v, err := client.Get[T](cmd.Context(), cl, path+client.ID(args[0]), nil)
+		if err != nil {
+			return err
+		}
+		return p.fields(fields(v), v)
+	}
+	out.add(cmd)
+	return cmd
+}
+
+func accountsShow(c *conn) *cobra.Command {
+	return showCommand(c, &cobra.Command{Use: "show ID", Short: "Show one account", Example: "  chancery acme accounts show 06d1..."}, "/acme/accounts/", accountFields)
+}
+
+func accountsDeactivate(c *conn) *cobra.Command {
+	var dry bool
+	var out outFlags
+	cmd := &cobra.Command{Use: "deactivate ID", Short: "End an account and its open orders for good; its certificates stay", Args: exactArgs("ID"),
+		Example: "  chancery acme accounts deactivate 06d1... --dry-run",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := out.printer(c.e)
+			if err != nil {
+				return err
+			}
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			path := "/acme/accounts/" + client.ID(args[0])
+			if dry {
+				a, err := client.Get[api.Account](cmd.Context(), cl, path, nil)
+				if err != nil {
+					return err
+				}
+				return would(c.e, "deactivate account %s of CA %s (%s), now %s", a.ID, a.CA, joined(a.Contact), a.State)
+			}
+			a, err := client.Post[api.Account](cmd.Context(), cl, path+"/deactivate", nil)
+			if err != nil {
+				return err
+			}
+			return p.fields(accountFields(a), a)
+		}}
+	dryRun(cmd, &dry)
+	out.add(cmd)
+	return cmd
+}
+
+func ordersList(c *conn) *cobra.Command {
+	l := listing[api.Order]{
+		cmd: &cobra.Command{Use: "list", Short: "List orders, the oldest first", Example: "  chancery acme orders list --limit 0 -o json"}, path: "/acme/orders",
+		columns: []column{{name: "id"}, {name: "state"}, {name: "names"}, {name: "ca"}, {name: "profile"}, {name: "created_at"},
+			{name: "account", wide: true}, {name: "certificate", wide: true}, {name: "error", wide: true}},
+		row: func(o *api.Order) []string {
+			return []string{o.ID, o.State, joined(o.Names), o.CA, o.Profile, when(o.CreatedAt), o.Account, o.Certificate, o.Error}
+		},
+	}
+	return l.command(c)
+}
+
+func ordersShow(c *conn) *cobra.Command {
+	return showCommand(c, &cobra.Command{Use: "show ID", Short: "Show one order", Example: "  chancery acme orders show 06d1..."}, "/acme/orders/", func(o api.Order) []field {
+		return []field{{"id", o.ID}, {"state", o.State}, {"names", joined(o.Names)}, {"ca", o.CA}, {"profile", o.Profile}, {"account", o.Account},
+			{"created_at", when(o.CreatedAt)}, {"expires_at", orNone(o.ExpiresAt)}, {"certificate", o.Certificate}, {"replaces", o.Replaces}, {"error", o.Error}}
+	})
+}
+
+func eabCreate(c *conn) *cobra.Command {
+	var ca, label, expires string
+	var dry bool
+	var out outFlags
+	cmd := &cobra.Command{Use: "create", Short: "Make a key for one account; its secret is shown once", Args: noArgs,
+		Example: "  chancery acme eab create --label 'team pay' --expires 7d\n  certbot register --eab-kid ID --eab-hmac-key SECRET ...",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if label == "" {
+				return usagef("--label is missing: say whom the key is for")
+			}
+			p, err := out.printer(c.e)
+			if err != nil {
+				return err
+			}
+			cl, err := c.client()
+			if err != nil {
+				return err
+			}
+			if dry {
+				return would(c.e, "make a binding key of CA %s for %s", ca, label)
+			}
+			k, err := client.Post[api.NewEABKey](cmd.Context(), cl, "/acme/eab", map[string]any{"ca": ca, "label": label, "expires": expires})
+			if err != nil {
+				return err
+			}
+			return p.fields([]field{{"id", k.ID}, {"secret", k.Secret}, {"ca", k.CA}, {"label", k.Label}, {"expires_at", orNone(k.ExpiresAt)}}, k)
+		}}
+	f := cmd.Flags()
+	f.StringVar(&ca, "ca", "default", "`name` of the CA that the account may use")
+	f.StringVar(&label, "label", "", "whom the key is `for`")
+	f.StringVar(&expires, "expires", "", "how long it can be used, such as 7d (default: for ever)")
+	dryRun(cmd, &dry)
+	out.add(cmd)
+	return cmd
+}
+
+func eabList(c *conn) *cobra.Command {
+	l := listing[api.EABKey]{
+		cmd: &cobra.Command{Use: "list", Short: "List keys, also those that are used up or revoked", Example: "  chancery acme eab list"}, path: "/acme/eab",
+		columns: []column{{name: "id"}, {name: "ca"}, {name: "label"}, {name: "account"}, {name: "created_at"}, {name: "expires_at"}, {name: "used_at", wide: true}, {name: "revoked_at"}},
+		row: func(k *api.EABKey) []string {
+			return []string{k.ID, k.CA, k.Label, k.Account, when(k.CreatedAt), orNone(k.ExpiresAt), orNone(k.UsedAt), orNone(k.RevokedAt)}
+		},
+	}
+	return l.command(c)
+}
+
+func eabRevoke(c *conn) *cobra.Command {
+	return endCommand(c, &cobra.Command{Use: "revoke ID", Short: "Withdraw a key; an account that it made stays", Example: "  chancery acme eab revoke 06d1..."}, "/acme/eab/", "binding key")
+}
+
+// endCommand is a command that ends one thing for good.
+func endCommand(c *conn, cmd *cobra.Command, path, noun string) *cobra.Command {
+	var dry bool
+	cmd.Args = exactArgs("ID")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		if dry {
+			return would(c.e, "revoke the %s %s", noun, args[0])
+		}
+		if err := cl.Do(cmd.Context(), http.MethodDelete, path+client.ID(args[0]), nil, nil, nil); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.e.stdout, "revoked %s %s\n", noun, args[0])
+		return err
+	}
+	dryRun(cmd, &dry)
+	return cmd
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/internal/api/client"
+)
+
+// listing is a command that shows a list of the API.
+type listing[T any] struct {
+	cmd     *cobra.Command // Use, Short, Long, Example, Args
+	path    string
+	query   func(args []string) url.Values // nil: none
+	columns []column
+	row     func(*T) []string
+
+	limit int
+	watch time.Duration
+	out   outFlags
+}
+
+// command completes and returns the command.
+func (l *listing[T]) command(c *conn) *cobra.Command {
+	f := l.cmd.Flags()
+	f.IntVar(&l.limit, "limit", 50, "show at most `N`; 0 = all")
+	f.DurationVar(&l.watch, "watch", 0, "show it again every `period`, until interrupted")
+	f.Lookup("watch").NoOptDefVal = "2s"
+	l.out.add(l.cmd)
+	if l.cmd.Args == nil {
+		l.cmd.Args = noArgs
+	}
+	l.cmd.RunE = func(cmd *cobra.Command, args []string) error { return l.run(cmd.Context(), c, args) }
+	return l.cmd
+}
+
+func (l *listing[T]) run(ctx context.Context, c *conn, args []string) error {
+	p, err := l.out.printer(c.e)
+	if err != nil {
+		return err
+	}
+	if l.limit < 0 {
+		return usagef("--limit %d is negative; 0 shows all", l.limit)
+	}
+	api, err := c.client()
+	if err != nil {
+		return err
+	}
+	var query url.Values
+	if l.query != nil {
+		query = l.query(args)
+	}
+	if l.watch == 0 {
+		return l.show(ctx, c, api, p, query)
+	}
+	return repeat(ctx, l.watch, func() error {
+		if p.tty {
+			io.WriteString(p.w, "\x1b[H\x1b[2J") // home, clear
+		}
+		return l.show(ctx, c, api, p, query)
+	})
+}
+
+// repeat calls f now and every period, until ctx ends or f fails.
+func repeat(ctx context.Context, period time.Duration, f func() error) error {
+	tick := time.NewTicker(max(period, 100*time.Millisecond))
+	defer tick.Stop()
+	for {
+		err := f()
+		if ctx.Err() != nil {
+			return nil // interrupted: that is how it ends
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// show prints the list once.
+func (l *listing[T]) show(ctx context.Context, c *conn, api *client.Client, p *printer, query url.Values) error {
+	items, more, err := client.List[T](ctx, api, l.path, query, l.limit)
+	if err != nil {
+		return err
+	}
+	if items == nil {
+		items = []T{}
+	}
+	rows := make([][]string, len(items))
+	for i := range items {
+		rows[i] = l.row(&items[i])
+	}
+	if err := p.list(l.columns, rows, items); err != nil {
+		return err
+	}
+	if more {
+		fmt.Fprintf(c.e.stderr, "chancery: there are more than these %d; --limit 0 shows all\n", len(items))
+	}
+	return nil
+}
+
+// field is one line of what a show command prints.
+type field struct{ name, value string }
+
+// fields prints one thing: lines of "name  value", or value where the format
+// is a structured one. Fields without a value are left out.
+func (p *printer) fields(fields []field, value any) error {
+	if p.format == outJSON || p.format == outYAML {
+		return p.value(value)
+	}
+	sep, pad := "\t", 2
+	tw := tabwriter.NewWriter(p.w, 0, 0, pad, ' ', 0)
+	w := io.Writer(tw)
+	if p.format == outTSV {
+		w = p.w
+	}
+	for _, f := range fields {
+		if f.value != "" {
+			fmt.Fprintf(w, "%s%s%s\n", f.name, sep, printable(f.value))
+		}
+	}
+	if err := tw.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// when formats an instant.
+func when(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// orNone formats an instant that may be missing.
+func orNone(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return when(*t)
+}
+
+// joined joins names for one cell.
+func joined(names []string) string { return strings.Join(names, ",") }
+
+// group is a command that only holds others.
+func group(use, short, long string, sub ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		var names []string
+		for _, c := range cmd.Commands() {
+			names = append(names, c.Name())
+		}
+		return usagef("name what to do: %s", strings.Join(names, ", "))
+	}
+	cmd.AddCommand(sub...)
+	return cmd
+}
+
+// exactArgs refuses any other number of arguments as a usage error.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return usagef("%s is missing", names[len(args)])
+		}
+		if len(args) > len(names) {
+			return usagef("unexpected argument %q", args[len(names)])
+		}
+		return nil
+	}
+}
+
+// dryRun registers --dry-run.
+func dryRun(cmd *cobra.Command, to *bool) {
+	cmd.Flags().BoolVar(to, "dry-run", false, "say what would be done, and do nothing")
+}
+
+// would prints the plan of a dry run.
+func would(e env, format string, args ...any) error {
+	_, err := fmt.Fprintf(e.stdout, "would "+format+"\n", args...)
+	return err
+}
