@@ -307,10 +307,10 @@ func TestDamagedDumpIsRefused(t *testing.T) {
 		"empty":         "",
 		"not a dump":    "hello\n",
 		"cut off":       good[:strings.LastIndex(strings.TrimSpace(good), "\n")],
-		"wrong count":   strings.Replace(good, `{"end":true,"rows":2}`, `{"end":true,"rows":3}`, 1),
+		"wrong count":   strings.Replace(good, `{"end":true,"rows":`, `{"end":true,"rows":1`, 1),
 		"unknown table": strings.Replace(good, `"table":"setting"`, `"table":"sqlite_schema"`, 1),
 		"sql in column": strings.Replace(good, `["name","value","updated_at"]`, `["name","value","updated_at) --"]`, 1),
-		"newer schema":  strings.Replace(good, `"schema":1`, `"schema":99`, 1),
+		"newer schema":  strings.Replace(good, `"schema":`, `"schema":99`, 1),
 		"short row":     strings.Replace(good, `["a","1",1]`, `["a","1"]`, 1),
 		"wrong kind":    strings.Replace(good, `["a","1",1]`, `["a","1","x"]`, 1),
 	} {
