@@ -26,8 +26,9 @@ type CA struct {
 	// Profile of an order that names none. Empty: the first of profiles.
 	DefaultProfile string `toml:"default_profile"`
 
-	// Whether whoever controls a domain may authorize what is below it: a
-	// dns-persist-01 record with policy=wildcard then counts for subdomains.
+	// Whether whoever controls a domain may authorize what is below it, by a
+	// method that uses its zone (RFC 9444). A dns-persist-01 record with
+	// policy=wildcard then counts for subdomains.
 	Subdomains bool `toml:"subdomains"`
 
 	// Number of CRL shards. A certificate's shard is fixed when it is issued,

@@ -40,12 +40,17 @@ const (
 // every client knows.
 func (t Type) Late() bool { return t == DNSAccount01 || t == DNSPersist01 }
 
+// Zone reports whether t shows control of a whole domain, by a record in its
+// zone, and may thus prove what is below it too (RFC 9444).
+func (t Type) Zone() bool { return t == DNS01 || t == DNSAccount01 || t == DNSPersist01 }
+
 // Request is one challenge that the applicant says is fulfilled.
 type Request struct {
 	Identifier       pki.Identifier // as in the order: a DNS name may begin with "*."
 	Token            string         // of the challenge, base64url
 	KeyAuthorization string         // Token + "." + base64url(SHA-256 JWK thumbprint)
 	AccountURL       string         // whose account; becomes part of the Proof
+	Subdomains       bool           // the proof is to cover what is below the name too; Type.Zone only
 	Persist          *Persist       // dns-persist-01 only, in place of the two above
 }
 
@@ -99,6 +104,7 @@ type Proof struct{ p *proof }
 type proof struct {
 	Identifier  pki.Identifier `json:"identifier"` // base name, never "*."
 	Wildcard    bool           `json:"wildcard,omitempty"`
+	Subdomains  bool           `json:"subdomains,omitempty"`
 	Method      Type           `json:"method"`
 	AccountURL  string         `json:"account"`
 	At          time.Time      `json:"validatedAt"`
@@ -126,6 +132,18 @@ func (p Proof) Covers(id pki.Identifier, accountURL string) bool {
 	base, wild := split(id)
 	return p.p.Identifier == base && p.p.Wildcard == wild && p.p.AccountURL == accountURL
 }
+
+// CoversBelow reports whether p is about a domain above id, which is no
+// wildcard, and was made to cover subdomains of it for this account.
+func (p Proof) CoversBelow(id pki.Identifier, accountURL string) bool {
+	if p.p == nil || !p.p.Subdomains || p.p.Wildcard || p.p.Identifier.Type != pki.DNS {
+		return false
+	}
+	return id.Type == pki.DNS && !id.Wildcard() && p.p.AccountURL == accountURL && strings.HasSuffix(id.Value, "."+p.p.Identifier.Value)
+}
+
+// Subdomains reports whether p covers what is below its identifier.
+func (p Proof) Subdomains() bool { return p.p != nil && p.p.Subdomains }
 
 // Method returns the validation method used, or "".
 func (p Proof) Method() Type {
@@ -228,7 +246,7 @@ func (r *Registry) Validate(ctx context.Context, t Type, req Request) (Proof, er
 		if err != nil {
 			return Proof{}, err
 		}
-		if !p.Covers(req.Identifier, req.AccountURL) || p.Method() != t {
+		if !p.Covers(req.Identifier, req.AccountURL) || p.Method() != t || p.Subdomains() && !req.Subdomains {
 			return Proof{}, fault.New(fault.ServerInternal, "the validator's result is about something else than was asked")
 		}
 		return p, nil

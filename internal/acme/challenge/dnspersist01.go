@@ -77,7 +77,7 @@ func (v *DNSPersist01Validator) Validate(ctx context.Context, req Request) (Proo
 	var steps []Step
 	var first error
 	for i, domain := range v.domains(base.Value, req.Persist.Ancestors) {
-		until, step, err := v.recordAt(ctx, session, req, domain, wild || i > 0)
+		until, step, err := v.recordAt(ctx, session, req, domain, wild || req.Subdomains || i > 0)
 		steps = append(steps, step)
 		if err == nil {
 			p := v.prove(DNSPersist01, req, steps)
@@ -99,7 +99,11 @@ func (v *DNSPersist01Validator) check(req Request) error {
 	if !v.Supports(req.Identifier) {
 		return fault.New(fault.Malformed, "%s cannot validate the identifier %s", DNSPersist01, quote(req.Identifier.Value))
 	}
-	if base, _ := split(req.Identifier); !isHostName(base.Value) {
+	base, wild := split(req.Identifier)
+	if wild && req.Subdomains {
+		return fault.New(fault.Malformed, "%s cannot prove what is below %s", DNSPersist01, quote(req.Identifier.Value))
+	}
+	if !isHostName(base.Value) {
 		return fault.New(fault.Malformed, "the identifier %s is not a DNS name in lower case", quote(base.Value))
 	}
 	if p := req.Persist; req.AccountURL == "" || p == nil || len(p.Issuers) == 0 || p.HashPrefix == "" || len(p.Thumbprints) == 0 {

@@ -26,6 +26,7 @@ type Authorization struct {
 	CA         string
 	OrderID    string                   // of the order it was made for, or ""
 	Identifier pki.Identifier           // with "*." for a wildcard
+	Subdomains bool                     // it covers what is below the identifier too (RFC 9444)
 	State      acme.AuthorizationStatus // as stored; see StateAt
 	Challenges []Challenge
 	Method     challenge.Type // that proved it, or ""
@@ -45,14 +46,14 @@ type Challenge struct {
 	Error     *acme.Problem        `json:"error,omitempty"`
 }
 
-const authzColumns = `id, account_id, ca, order_id, identifier, wildcard, state, challenges, method, proof, caa, validated_at, expires_at, created_at`
+const authzColumns = `id, account_id, ca, order_id, identifier, wildcard, state, challenges, method, proof, caa, validated_at, expires_at, created_at, subdomains`
 
 var (
 	qAuthz       = db.SQL("acme.get_authorization", `SELECT `+authzColumns+` FROM acme_authz WHERE id = $1`)
 	qAuthzs      = db.SQL("acme.list_authorizations", `SELECT `+authzColumns+` FROM acme_authz WHERE id = ANY($1::text[])`)
 	qInsertAuthz = db.SQL("acme.insert_authorization", `INSERT INTO acme_authz (`+authzColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`)
-	qReusable = db.SQL("acme.find_valid_authorizations", `SELECT id, identifier, wildcard, method, expires_at FROM acme_authz
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`)
+	qReusable = db.SQL("acme.find_valid_authorizations", `SELECT id, identifier, wildcard, method, expires_at, subdomains FROM acme_authz
 		WHERE account_id = $1 AND identifier = ANY($2::text[]) AND state = 'valid' AND expires_at > $3`)
 	qEndAuthz = db.SQL("acme.deactivate_authorization", `UPDATE acme_authz SET state = $2 WHERE id = $1 AND state IN ('pending', 'valid')`)
 	// The pattern is an identifier of ours between two quotes.
@@ -68,6 +69,7 @@ func scanAuthz(r *db.Row) (Authorization, error) {
 	challenges := r.Text()
 	z.Method, z.Proof, z.CAA = challenge.Type(r.Text()), r.Bytes(), r.Bytes()
 	z.Validated, z.ExpiresAt, z.CreatedAt = r.Time(), r.Time(), r.Time()
+	z.Subdomains = r.Bool()
 	return z, wrap("read authorization "+z.ID, decodeText(challenges, &z.Challenges))
 }
 
@@ -116,7 +118,7 @@ func newToken() string {
 // insert adds z with its encoded challenges to tx.
 func (z *Authorization) insert(tx *db.Tx, challenges string) {
 	tx.Queue(qInsertAuthz, nil, z.ID, z.AccountID, z.CA, null(z.OrderID), z.Identifier.Base().String(), z.Identifier.Wildcard(),
-		z.State, challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt)
+		z.State, challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
 }
 
 // StateAt returns the state at an instant: what was not used before it expired
@@ -132,28 +134,33 @@ func (z *Authorization) StateAt(now time.Time) acme.AuthorizationStatus {
 // a new order, so that the order does not expire at once.
 const reuseMargin = 10 * time.Minute
 
-// reusable returns the valid authorizations of the signer for ids that were
-// proved by a method that the profile allows; of several the one that lasts.
-func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile) (map[pki.Identifier]Authorization, error) {
-	texts := make([]string, len(ids))
-	for i, id := range ids {
-		texts[i] = id.Base().String()
+// reusable returns the valid authorizations of the signer for ids, and for
+// domains above them if those count here, that were proved by a method that
+// the profile allows.
+func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile) (held, error) {
+	texts := make([]string, 0, len(ids))
+	for _, id := range ids {
+		texts = append(texts, id.Base().String())
+		if m.ca.Subdomains {
+			for _, parent := range parents(id) {
+				texts = append(texts, parent.String())
+			}
+		}
 	}
-	var found map[pki.Identifier]Authorization
+	have := held{exact: map[pki.Identifier]Authorization{}, above: map[pki.Identifier]Authorization{}}
 	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
 		z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
+		z.Subdomains = r.Bool()
 		if !slices.Contains(p.Challenges, z.Method) {
 			return nil
 		}
-		if found == nil {
-			found = map[pki.Identifier]Authorization{}
-		}
-		if z.ExpiresAt.After(found[z.Identifier].ExpiresAt) {
-			found[z.Identifier] = z
+		keepLonger(have.exact, z)
+		if z.Subdomains && m.ca.Subdomains {
+			keepLonger(have.above, z)
 		}
 		return nil
 	}, m.acct.ID, texts, m.now.Add(reuseMargin))
-	return found, wrap("find valid authorizations", err)
+	return have, wrap("find valid authorizations", err)
 }
 
 // authz returns an authorization of the signer.
@@ -175,7 +182,7 @@ func (s *Server) authz(m *message, id string) (z Authorization, err error) {
 // the type of the challenge that is being validated right now, or "".
 func (z *Authorization) object(a *authority, now time.Time, running challenge.Type) *acme.Authorization {
 	o := &acme.Authorization{Identifier: z.Identifier.Base(), Status: z.StateAt(now), Expires: acme.At(z.ExpiresAt),
-		Wildcard: z.Identifier.Wildcard(), Challenges: make([]acme.Challenge, 0, len(z.Challenges))}
+		Wildcard: z.Identifier.Wildcard(), SubdomainAuthAllowed: z.Subdomains, Challenges: make([]acme.Challenge, 0, len(z.Challenges))}
 	for i := range z.Challenges {
 		c := z.Challenges[i].object(a, z, running)
 		if z.State.Final() && c.Status == acme.ChallengePending || z.State == acme.AuthorizationValid && c.Status != acme.ChallengeValid {
@@ -272,7 +279,12 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if z, ok := have[id]; ok {
+	below := req.Identifier.SubdomainAuthAllowed && m.ca.speaksBelow(id)
+	z, ok := have.exact[id]
+	if below {
+		z, ok = have.above[id]
+	}
+	if ok {
 		full, err := s.authz(m, z.ID)
 		if err != nil {
 			return nil, err
@@ -283,7 +295,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 	if err := charges(m.now, with(nil, s.limits.OrdersPerAccount, m.acct.ID, 1)); err != nil {
 		return nil, err
 	}
-	fresh := []Authorization{newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime))}
+	fresh := []Authorization{s.fresh(m, profile, id, below, m.now.Add(s.cfg.PendingLifetime))}
 	s.justInTime(m, fresh)
 	return s.storeAuthz(m, fresh[0])
 }

@@ -243,7 +243,7 @@ func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challeng
 // request returns what the validator of a trial needs.
 func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, err error) {
 	c := t.challenge()
-	req = challenge.Request{Identifier: t.authz.Identifier, AccountURL: t.ca.accountURL(t.authz.AccountID)}
+	req = challenge.Request{Identifier: t.authz.Identifier, AccountURL: t.ca.accountURL(t.authz.AccountID), Subdomains: t.authz.Subdomains}
 	if c.Type == challenge.DNSPersist01 {
 		req.Persist, err = s.persistTerms(ctx, t.ca, t.authz.AccountID, t.thumbprint)
 		return req, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json/v2"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,6 +38,7 @@ type Order struct {
 	ClaimedAt     time.Time // when finalization began; zero: not yet
 
 	claimToken string
+	ancestors  map[pki.Identifier]pki.Identifier // of a new order: what to challenge in place of what (RFC 9444)
 }
 
 const orderColumns = `id, account_id, ca, state, profile, profile_hash, identifiers, authz_ids, authz_pending, not_before, not_after,
@@ -242,16 +244,26 @@ func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization
 		return nil, err
 	}
 	var fresh []Authorization
+	made := map[pki.Identifier]bool{}
 	for _, id := range o.Identifiers {
-		if have, ok := valid[id]; ok {
-			o.AuthzIDs = append(o.AuthzIDs, have.ID)
-			if have.ExpiresAt.Before(o.ExpiresAt) {
-				o.ExpiresAt = have.ExpiresAt
-			}
+		if have, ok := valid.find(id); ok {
+			o.count(have)
 			continue
 		}
-		z := newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime))
-		z.OrderID = o.ID
+		target, below := id, false
+		if up, ok := o.ancestors[id]; ok {
+			target, below = up, true
+		} else if o.challenges(id) {
+			below = true // one of the other names has it challenged for both
+		}
+		if made[target] {
+			continue
+		}
+		z := s.fresh(m, profile, target, below, m.now.Add(s.cfg.PendingLifetime))
+		if below && !z.Subdomains { // the profile has no method for it
+			z = s.fresh(m, profile, id, false, z.ExpiresAt)
+		}
+		z.OrderID, made[z.Identifier] = o.ID, true
 		fresh = append(fresh, z)
 		o.AuthzIDs = append(o.AuthzIDs, z.ID)
 	}
@@ -266,6 +278,27 @@ func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization
 		}
 	}
 	return fresh, nil
+}
+
+// count adds a valid authorization to a new order, once.
+func (o *Order) count(z Authorization) {
+	if slices.Contains(o.AuthzIDs, z.ID) {
+		return
+	}
+	o.AuthzIDs = append(o.AuthzIDs, z.ID)
+	if z.ExpiresAt.Before(o.ExpiresAt) {
+		o.ExpiresAt = z.ExpiresAt
+	}
+}
+
+// challenges reports whether id is challenged in place of another name.
+func (o *Order) challenges(id pki.Identifier) bool {
+	for _, up := range o.ancestors {
+		if up == id {
+			return true
+		}
+	}
+	return false
 }
 
 // storeOrder writes the order and its new authorizations in one transaction.

@@ -107,7 +107,7 @@ func (s *Server) holdsAll(m *message, c *ca.Certificate) (bool, error) {
 	}
 	o := &Order{AccountID: m.acct.ID, CA: m.ca.name}
 	for _, id := range ids {
-		found, ok := have[id]
+		found, ok := have.find(id)
 		if !ok {
 			return false, nil
 		}

@@ -153,8 +153,9 @@ type CA struct {
 	// method under the names of those drafts too.
 	PersistAccountURL bool
 
-	// Subdomains lets whoever controls a domain authorize what is below it:
-	// records of dns-persist-01 with policy=wildcard count for subdomains.
+	// Subdomains lets whoever controls a domain authorize what is below it, by
+	// a method that uses its zone (RFC 9444); records of dns-persist-01 with
+	// policy=wildcard count for subdomains.
 	Subdomains bool
 
 	// AuthorizationLifetime, if set, wins over that of Config: what the policy

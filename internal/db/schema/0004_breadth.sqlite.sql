@@ -9,3 +9,6 @@ CREATE TABLE acme_old_key (
 
 -- When the account first completed dns-persist-01.
 ALTER TABLE acme_account ADD COLUMN persist_at INTEGER;
+
+-- Whether an authorization covers what is below its identifier (RFC 9444).
+ALTER TABLE acme_authz ADD COLUMN subdomains INTEGER NOT NULL DEFAULT 0;
