@@ -31,6 +31,17 @@ type CA struct {
 	// policy=wildcard then counts for subdomains.
 	Subdomains bool `toml:"subdomains"`
 
+	// Shortest life of one certificate of an order that renews itself (RFC
+	// 8739). 0: such orders are not taken.
+	StarMinLifetime time.Duration `toml:"star_min_lifetime" zero:"ok"`
+
+	// How far ahead such an order may end. 0: as far as a proved authorization
+	// may be used, which is the most in any case.
+	StarMaxDuration time.Duration `toml:"star_max_duration" zero:"ok"`
+
+	// Whether such an order may let anybody fetch its certificate with GET.
+	StarAllowGet bool `toml:"star_allow_get"`
+
 	// Number of CRL shards. A certificate's shard is fixed when it is issued,
 	// so this may grow but not shrink.
 	CRLShards int `toml:"crl_shards" min:"1" max:"4096"`

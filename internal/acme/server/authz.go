@@ -136,8 +136,8 @@ const reuseMargin = 10 * time.Minute
 
 // reusable returns the valid authorizations of the signer for ids, and for
 // domains above them if those count here, that were proved by a method that
-// the profile allows.
-func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile) (held, error) {
+// the profile allows and that count beyond need.
+func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
 	texts := make([]string, 0, len(ids))
 	for _, id := range ids {
 		texts = append(texts, id.Base().String())
@@ -159,7 +159,7 @@ func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile) (held, e
 			keepLonger(have.above, z)
 		}
 		return nil
-	}, m.acct.ID, texts, m.now.Add(reuseMargin))
+	}, m.acct.ID, texts, need)
 	return have, wrap("find valid authorizations", err)
 }
 
@@ -275,7 +275,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 	if id.Wildcard() {
 		return nil, fault.New(fault.Malformed, "a wildcard cannot be authorized in advance (RFC 8555 section 7.4.1); order it")
 	}
-	have, err := s.reusable(m, []pki.Identifier{id}, profile)
+	have, err := s.reusable(m, []pki.Identifier{id}, profile, m.now.Add(reuseMargin))
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +296,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 		return nil, err
 	}
 	fresh := []Authorization{s.fresh(m, profile, id, below, m.now.Add(s.cfg.PendingLifetime))}
-	s.justInTime(m, fresh)
+	s.justInTime(m, fresh, m.now.Add(reuseMargin))
 	return s.storeAuthz(m, fresh[0])
 }
 

@@ -100,7 +100,8 @@ func (a *authority) object() *acme.Directory {
 		NewAuthz: a.base + "/new-authz", RevokeCert: a.base + "/revoke-cert", KeyChange: a.base + "/key-change",
 		RenewalInfo: a.base + "/renewal-info",
 		Meta: acme.Meta{TermsOfService: a.TermsOfService, Website: a.Website, CAAIdentities: a.CAAIdentities,
-			ExternalAccountRequired: a.EABRequired, SubdomainAuthAllowed: a.Subdomains, Profiles: map[string]string{}},
+			ExternalAccountRequired: a.EABRequired, SubdomainAuthAllowed: a.Subdomains,
+			AutoRenewal: a.autoRenewalMeta(), Profiles: map[string]string{}},
 	}
 	if a.persists() {
 		d.Meta.AccountHashPrefix, d.Meta.IssuerDomainNames = a.accountHashPrefix(), a.CAAIdentities

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json/v2"
+	"fmt"
 	"slices"
 	"time"
 
@@ -18,10 +19,7 @@ import (
 // planOrder turns what a client asks for into an order that could be
 // fulfilled, or says why not. Nothing is stored.
 func (s *Server) planOrder(m *message, req *acme.NewOrder) (*Order, *Profile, error) {
-	switch {
-	case req.AutoRenewal != nil:
-		return nil, nil, fault.New(fault.Malformed, "this server does not offer auto-renewal (RFC 8739); see the directory's meta")
-	case req.Delegation != "":
+	if req.Delegation != "" {
 		return nil, nil, fault.New(fault.Malformed, "this server does not offer delegation (RFC 9115); see the directory's meta")
 	}
 	profile, err := m.ca.profile(req.Profile)
@@ -35,8 +33,14 @@ func (s *Server) planOrder(m *message, req *acme.NewOrder) (*Order, *Profile, er
 	if err := checkPeriod(req.NotBefore.Time, req.NotAfter.Time, m.now, profile.Period); err != nil {
 		return nil, nil, err
 	}
+	var renewal *acme.AutoRenewal
+	if req.AutoRenewal != nil {
+		if renewal, err = m.ca.planStar(req, profile, m.now); err != nil {
+			return nil, nil, err
+		}
+	}
 	o := &Order{ID: db.NewID(m.now), AccountID: m.acct.ID, CA: m.ca.name, Profile: profile.Name, ProfileHash: profile.Hash(),
-		Identifiers: ids, ancestors: ancestors, NotBefore: req.NotBefore.Time, NotAfter: req.NotAfter.Time, Replaces: req.Replaces,
+		Identifiers: ids, ancestors: ancestors, NotBefore: req.NotBefore.Time, NotAfter: req.NotAfter.Time, Replaces: req.Replaces, AutoRenewal: renewal,
 		ExpiresAt: m.now.Add(s.cfg.OrderLifetime), CreatedAt: m.now}
 	if req.Replaces != "" {
 		err = s.checkReplaces(m.ctx, m, req.Replaces, ids)
@@ -149,6 +153,9 @@ func (o *Order) requestHash() string {
 		b = append(append(b, part...), '\n')
 	}
 	b = appendIdentifiers(b, o.Identifiers)
+	if r := o.AutoRenewal; r != nil {
+		b = fmt.Appendf(b, "\n%s %s %d %d %t", unixText(r.StartDate.Time), unixText(r.EndDate.Time), r.Lifetime, r.LifetimeAdjust, r.AllowCertificateGet)
+	}
 	for _, id := range o.Identifiers {
 		if up, ok := o.ancestors[id]; ok {
 			b = append(append(append(append(b, '\n'), id.Value...), ' '), up.Value...)

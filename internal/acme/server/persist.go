@@ -102,8 +102,9 @@ func (m *message) mayJustInTime() bool {
 
 // justInTime tries new authorizations that offer dns-persist-01 (section 4.4)
 // and makes those valid whose record is there. Whatever goes wrong leaves them
-// pending, as if nobody had looked.
-func (s *Server) justInTime(m *message, fresh []Authorization) {
+// pending, as if nobody had looked; so does a proof that does not count beyond
+// need.
+func (s *Server) justInTime(m *message, fresh []Authorization, need time.Time) {
 	if !m.mayJustInTime() {
 		return
 	}
@@ -119,7 +120,7 @@ func (s *Server) justInTime(m *message, fresh []Authorization) {
 		if t.index < 0 || s.limits.lookup(t.authz.Identifier, m.now) != nil {
 			continue
 		}
-		if s.pool.TrySubmit(m.acct.ID, func() { results <- result{i, s.proved(ctx, t)} }) == nil {
+		if s.pool.TrySubmit(m.acct.ID, func() { results <- result{i, s.proved(ctx, t, need)} }) == nil {
 			running++
 		}
 	}
@@ -135,8 +136,9 @@ func (s *Server) justInTime(m *message, fresh []Authorization) {
 	}
 }
 
-// proved returns the authorization of a trial that succeeds, else nil.
-func (s *Server) proved(ctx context.Context, t *trial) *Authorization {
+// proved returns the authorization of a trial that succeeds and counts beyond
+// need, else nil.
+func (s *Server) proved(ctx context.Context, t *trial, need time.Time) *Authorization {
 	proof, caa, err := s.prove(ctx, t)
 	if err != nil {
 		s.log.DebugContext(ctx, "not proved just in time", "authorization", t.authz.ID, "identifier", t.authz.Identifier.Value, "error", err)
@@ -154,8 +156,8 @@ func (s *Server) proved(ctx context.Context, t *trial) *Authorization {
 	c := &z.Challenges[t.index]
 	c.State, c.Validated = acme.ChallengeValid, proof.At()
 	z.State, z.Method, z.Validated, z.ExpiresAt = acme.AuthorizationValid, proof.Method(), proof.At(), t.ca.lasts(proof)
-	if !z.ExpiresAt.After(proof.At().Add(reuseMargin)) {
-		return nil // the order would end before the client can finalize it
+	if !z.ExpiresAt.After(need) {
+		return nil
 	}
 	return &z
 }

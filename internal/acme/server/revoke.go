@@ -34,6 +34,9 @@ func (s *Server) revoke(m *message) (reply *httpd.Reply, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.refuseStar(m.ctx, &c); err != nil {
+		return nil, err
+	}
 	r := ca.Revocation{CertificateID: c.ID, Actor: m.actor()}
 	if req.Reason != nil {
 		if r.Reason, err = ca.CheckReason(*req.Reason); err != nil {
@@ -101,7 +104,7 @@ func (s *Server) holdsAll(m *message, c *ca.Certificate) (bool, error) {
 	if len(ids) == 0 {
 		return false, nil
 	}
-	have, err := s.reusable(m, ids, everyMethod(s, ids))
+	have, err := s.reusable(m, ids, everyMethod(s, ids), m.now)
 	if err != nil {
 		return false, err
 	}

@@ -158,6 +158,9 @@ type CA struct {
 	// policy=wildcard count for subdomains.
 	Subdomains bool
 
+	// AutoRenewal are the limits of orders that renew themselves (RFC 8739).
+	AutoRenewal AutoRenewal
+
 	// AuthorizationLifetime, if set, wins over that of Config: what the policy
 	// of this authority's trust profile allows.
 	AuthorizationLifetime time.Duration
@@ -286,7 +289,7 @@ func (c *Config) defaults() {
 
 // ops are the meters of the operations, nil when not measured.
 type ops struct {
-	newAccount, keyChange, newOrder, newAuthz, validate, finalize, revoke, recover *obs.Op
+	newAccount, keyChange, newOrder, newAuthz, validate, finalize, revoke, recover, renewStar *obs.Op
 }
 
 func newOps(m *obs.Metrics) ops {
@@ -294,7 +297,7 @@ func newOps(m *obs.Metrics) ops {
 		return ops{}
 	}
 	return ops{m.Op("new_account"), m.Op("key_change"), m.Op("new_order"), m.Op("new_authz"), m.Op("validate"),
-		m.Op("finalize"), m.Op("revoke"), m.Op("recover_order")}
+		m.Op("finalize"), m.Op("revoke"), m.Op("recover_order"), m.Op("renew_star")}
 }
 
 // measure records one run of op, which may be nil.
