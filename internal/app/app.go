@@ -281,6 +281,9 @@ func (a *App) backgroundLoops() []loop.Every {
 			n, err := a.acme.Recover(ctx, time.Now().Add(-claimLease))
 			return loop.Count{Claimed: n, Done: n}, err
 		}),
+		every("acme.renew_star", 5*time.Second, func(ctx context.Context) (loop.Count, error) {
+			return a.acme.RenewStar(ctx, time.Now())
+		}),
 		every("acme.expire", 10*time.Minute, func(ctx context.Context) (loop.Count, error) {
 			return a.acme.Expire(ctx, time.Now())
 		}),
