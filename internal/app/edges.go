@@ -127,7 +127,7 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 		d := server.CA{DefaultProfile: c.DefaultProfile, CAA: checker, CAAIdentities: identities, EABRequired: a.cfg.ACME.EABRequired,
 			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Subdomains: c.Subdomains,
 			AutoRenewal: server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
-			JustInTime: server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
+			JustInTime:  server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
 		for _, p := range c.Profiles {
 			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[p], Challenges: challengeTypes(a.cfg.Profile[p])})
 		}
