@@ -125,7 +125,7 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 			return nil, err
 		}
 		d := server.CA{DefaultProfile: c.DefaultProfile, CAA: checker, CAAIdentities: identities, EABRequired: a.cfg.ACME.EABRequired,
-			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Subdomains: c.Subdomains,
+			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Trust: ca.Trust(c.Trust), Subdomains: c.Subdomains,
 			AutoRenewal: server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
 			JustInTime:  server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
 		for _, p := range c.Profiles {
@@ -165,9 +165,6 @@ func limits(c config.Limits) (*server.Limits, error) {
 		{"verifications_per_ip", c.VerificationsPerIP, &out.VerificationsPerIP},
 	} {
 		rate := limit.Rate{Count: l.rate.Count, Per: l.rate.Per, Burst: l.rate.Burst}
-		if rate.Unlimited() {
-			continue
-		}
 		var err error
 		if *l.into, err = limit.New(l.name, rate, 0); err != nil {
 			return nil, err

@@ -16,8 +16,9 @@ type CA struct {
 	KeyType pki.KeyType `toml:"key_type"`
 
 	// Which policy holds on top of the profiles: private (the operator's own)
-	// or public-webpki (the dated rules of the CA/Browser Forum: shorter
-	// lifetimes, shorter reuse of validations, more perspectives).
+	// or public-webpki (the dated rules of the CA/Browser Forum: certificates
+	// live and validations count for at most 200 days, from 2027-03-15 for 100,
+	// from 2029-03-15 for 47 and 10). It is judged at each issuance.
 	Trust Trust `toml:"trust"`
 
 	// Profiles that clients of this directory may ask for.

@@ -271,7 +271,7 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 		defer s.accounts.forget(z.AccountID) // it learns of its first success
 	}
 	return s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qProve, db.ExactlyOne(errSettled), z.ID, text, c.Type, sealed, clearance, now, t.ca.lasts(proof), z.AccountID)
+		tx.Queue(qProve, db.ExactlyOne(errSettled), z.ID, text, c.Type, sealed, clearance, now, t.ca.lasts(proof, now), z.AccountID)
 		if c.Type == challenge.DNSPersist01 {
 			tx.Queue(qPersisted, nil, z.AccountID, now)
 		}

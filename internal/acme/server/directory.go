@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
@@ -101,7 +102,7 @@ func (a *authority) object() *acme.Directory {
 		RenewalInfo: a.base + "/renewal-info",
 		Meta: acme.Meta{TermsOfService: a.TermsOfService, Website: a.Website, CAAIdentities: a.CAAIdentities,
 			ExternalAccountRequired: a.EABRequired, SubdomainAuthAllowed: a.Subdomains,
-			AutoRenewal: a.autoRenewalMeta(), Profiles: map[string]string{}},
+			AutoRenewal: a.autoRenewalMeta(time.Now()), Profiles: map[string]string{}},
 	}
 	if a.persists() {
 		d.Meta.AccountHashPrefix, d.Meta.IssuerDomainNames = a.accountHashPrefix(), a.CAAIdentities

@@ -61,7 +61,7 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 		if err != nil {
 			return ca.Grant{}, nil, err
 		}
-		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof)}
+		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof, now)}
 		if caa, err := s.proofs.OpenClearance(z.CAA); err == nil &&
 			caa.Covers(id, proof.Method(), a.accountURL(o.AccountID), now, caaMaxAge) {
 			pieces[i].CAAAt = caa.At()
@@ -93,8 +93,8 @@ func (s *Server) authorizations(ctx context.Context, o *Order) (map[pki.Identifi
 
 // expiry is the instant until which z counts: as stored, or earlier if policy
 // became stricter since.
-func (a *authority) expiry(z *Authorization, proof challenge.Proof) time.Time {
-	if end := a.lasts(proof); end.Before(z.ExpiresAt) {
+func (a *authority) expiry(z *Authorization, proof challenge.Proof, now time.Time) time.Time {
+	if end := a.lasts(proof, now); end.Before(z.ExpiresAt) {
 		return end
 	}
 	return z.ExpiresAt
@@ -121,7 +121,7 @@ func (s *Server) support(a *authority, o *Order, z *Authorization, id pki.Identi
 		s.log.Error("stored proof does not support its authorization", "authorization", z.ID, "identifier", id.Value, "error", err)
 		return challenge.Proof{}, bad(acme.AuthorizationRevoked, "the stored proof is not about this name and account")
 	}
-	if !now.Before(a.expiry(z, proof)) {
+	if !now.Before(a.expiry(z, proof, now)) {
 		return challenge.Proof{}, bad(acme.AuthorizationExpired, "the proof is older than policy allows now")
 	}
 	return proof, nil

@@ -30,7 +30,7 @@ func (s *Server) planOrder(m *message, req *acme.NewOrder) (*Order, *Profile, er
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := checkPeriod(req.NotBefore.Time, req.NotAfter.Time, m.now, profile.Period); err != nil {
+	if err := checkPeriod(req.NotBefore.Time, req.NotAfter.Time, m.now, m.ca.Trust.At(m.now).Period(profile.Period)); err != nil {
 		return nil, nil, err
 	}
 	var renewal *acme.AutoRenewal

@@ -155,17 +155,22 @@ func (s *Server) proved(ctx context.Context, t *trial, need time.Time) *Authoriz
 	}
 	c := &z.Challenges[t.index]
 	c.State, c.Validated = acme.ChallengeValid, proof.At()
-	z.State, z.Method, z.Validated, z.ExpiresAt = acme.AuthorizationValid, proof.Method(), proof.At(), t.ca.lasts(proof)
+	z.State, z.Method, z.Validated, z.ExpiresAt = acme.AuthorizationValid, proof.Method(), proof.At(), t.ca.lasts(proof, proof.At())
 	if !z.ExpiresAt.After(need) {
 		return nil
 	}
 	return &z
 }
 
-// lasts returns until when a new proof counts: as long as policy lets it, and
-// no longer than the owner of the name wants.
-func (a *authority) lasts(p challenge.Proof) time.Time {
-	end := p.At().Add(a.AuthorizationLifetime)
+// reuse returns for how long a proof may be used, by what holds at now.
+func (a *authority) reuse(now time.Time) time.Duration {
+	return a.Trust.At(now).Reuse(a.AuthorizationLifetime)
+}
+
+// lasts returns until when a proof counts by what holds at now: as long as
+// policy lets it, and no longer than the owner of the name wants.
+func (a *authority) lasts(p challenge.Proof, now time.Time) time.Time {
+	end := p.At().Add(a.reuse(now))
 	if until := p.Until(); !until.IsZero() && until.Before(end) {
 		return until
 	}

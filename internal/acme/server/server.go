@@ -144,6 +144,10 @@ type CA struct {
 	// 9773 section 4.2); "": none.
 	ExplanationURL string
 
+	// Trust is the trust profile of the authority, which may bound profiles and
+	// the reuse of proofs further; "": ca.Private.
+	Trust ca.Trust
+
 	// JustInTime says for whom dns-persist-01 is tried when an order is made;
 	// "": JustInTimeKnown.
 	JustInTime JustInTime

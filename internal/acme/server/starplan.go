@@ -86,21 +86,22 @@ func (p schedule) soonest(now time.Time) time.Time {
 	return p.next(i)
 }
 
-// maxDuration is the longest that an order of a may renew itself.
-func (a *authority) maxDuration() time.Duration {
-	if d := a.AutoRenewal.MaxDuration; d > 0 && d < a.AuthorizationLifetime {
+// maxDuration is the longest that an order of a, made at now, may renew itself.
+func (a *authority) maxDuration(now time.Time) time.Duration {
+	reuse := a.reuse(now)
+	if d := a.AutoRenewal.MaxDuration; d > 0 && d < reuse {
 		return d
 	}
-	return a.AuthorizationLifetime
+	return reuse
 }
 
 // autoRenewalMeta is the directory's "auto-renewal" (RFC 8739 section 3.2), nil
 // when not offered.
-func (a *authority) autoRenewalMeta() *acme.AutoRenewalMeta {
+func (a *authority) autoRenewalMeta(now time.Time) *acme.AutoRenewalMeta {
 	if a.AutoRenewal.MinLifetime <= 0 {
 		return nil
 	}
-	return &acme.AutoRenewalMeta{MinLifetime: seconds(a.AutoRenewal.MinLifetime), MaxDuration: seconds(a.maxDuration()),
+	return &acme.AutoRenewalMeta{MinLifetime: seconds(a.AutoRenewal.MinLifetime), MaxDuration: seconds(a.maxDuration(now)),
 		AllowCertificateGet: a.AutoRenewal.AllowGet}
 }
 
@@ -120,7 +121,7 @@ func (a *authority) planStar(req *acme.NewOrder, p *Profile, now time.Time) (*ac
 	bad := func(format string, args ...any) (*acme.AutoRenewal, error) {
 		return nil, fault.New(fault.Malformed, "auto-renewal: "+format, args...)
 	}
-	longest := p.Period - p.Backdate
+	longest := a.Trust.At(now).Period(p.Period) - p.Backdate
 	switch {
 	case a.AutoRenewal.MinLifetime <= 0:
 		return bad("this server does not offer it (RFC 8739); see the directory's meta")
@@ -130,8 +131,8 @@ func (a *authority) planStar(req *acme.NewOrder, p *Profile, now time.Time) (*ac
 		return bad("such an order replaces its certificates itself; leave out replaces")
 	case r.EndDate.IsZero() || !r.EndDate.After(start):
 		return bad("end-date must be after now and after start-date")
-	case r.EndDate.Sub(now) > a.maxDuration():
-		return bad("end-date is further away than max-duration, %d seconds from now", seconds(a.maxDuration()))
+	case r.EndDate.Sub(now) > a.maxDuration(now):
+		return bad("end-date is further away than max-duration, %d seconds from now", seconds(a.maxDuration(now)))
 	case r.Lifetime < seconds(a.AutoRenewal.MinLifetime) || r.Lifetime > maxSeconds:
 		return bad("lifetime is shorter than min-lifetime, %d seconds", seconds(a.AutoRenewal.MinLifetime))
 	case r.LifetimeAdjust < 0 || r.LifetimeAdjust > maxSeconds:

@@ -36,3 +36,18 @@ CREATE TABLE acme_star (
 );
 CREATE INDEX acme_star_due ON acme_star (next_at) WHERE state = 'active' AND next_at IS NOT NULL;
 CREATE INDEX acme_star_end ON acme_star (end_at);
+
+-- Rate limits of single keys, in place of those of the configuration. count 0
+-- lets the key do anything, deny nothing; times are milliseconds.
+CREATE TABLE limit_override (
+	name       TEXT COLLATE "C" NOT NULL,
+	subject    TEXT COLLATE "C" NOT NULL,
+	count      BIGINT NOT NULL,
+	per        BIGINT NOT NULL,
+	burst      BIGINT NOT NULL,
+	deny       BIGINT NOT NULL,
+	note       TEXT COLLATE "C" NOT NULL,
+	created_at BIGINT NOT NULL,
+	expires_at BIGINT,
+	PRIMARY KEY (name, subject)
+);

@@ -36,3 +36,18 @@ CREATE TABLE acme_star (
 ) STRICT;
 CREATE INDEX acme_star_due ON acme_star (next_at) WHERE state = 'active' AND next_at IS NOT NULL;
 CREATE INDEX acme_star_end ON acme_star (end_at);
+
+-- Rate limits of single keys, in place of those of the configuration. count 0
+-- lets the key do anything, deny nothing; times are milliseconds.
+CREATE TABLE limit_override (
+	name       TEXT NOT NULL,
+	subject    TEXT NOT NULL,
+	count      INTEGER NOT NULL,
+	per        INTEGER NOT NULL,
+	burst      INTEGER NOT NULL,
+	deny       INTEGER NOT NULL,
+	note       TEXT NOT NULL,
+	created_at INTEGER NOT NULL,
+	expires_at INTEGER,
+	PRIMARY KEY (name, subject)
+) STRICT, WITHOUT ROWID;
