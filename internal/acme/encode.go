@@ -200,10 +200,11 @@ func (c *Challenge) AppendJSON(dst []byte) []byte {
 	w.timeIf("validated", c.Validated)
 	w.problemIf("error", c.Error)
 	w.strIf("token", c.Token)
-	w.stringsIf("issuer-domain-names", c.IssuerDomainNames)
-	w.strIf("accounturi", c.AccountURI)
+	w.stringsIf("issuerDomainNames", c.IssuerDomainNames)
 	w.strIf("from", c.From)
 	w.strIf("tkauth-type", c.TKAuthType)
 	w.strIf("token-authority", c.TokenAuthority)
+	w.stringsIf("issuer-domain-names", c.IssuerDomainNamesOld)
+	w.strIf("accounturi", c.AccountURI)
 	return w.end()
 }

@@ -57,12 +57,15 @@ type Meta struct {
 	AutoRenewal             *AutoRenewalMeta  `json:"auto-renewal,omitempty"`         // RFC 8739
 	DelegationEnabled       bool              `json:"delegation-enabled,omitzero"`    // RFC 9115
 	AllowCertificateGet     bool              `json:"allow-certificate-get,omitzero"` // RFC 9115
+	IssuerDomainNames       []string          `json:"issuerDomainNames,omitempty"`    // dns-persist-01: what records may name as issuer
+	AccountHashPrefix       string            `json:"accountHashPrefix,omitempty"`    // dns-persist-01: how a record's accounturi begins
 }
 
 // IsZero reports whether no member is set, so that "meta" is left out.
 func (m Meta) IsZero() bool {
 	return m.TermsOfService == "" && m.Website == "" && len(m.CAAIdentities) == 0 && !m.ExternalAccountRequired &&
-		len(m.Profiles) == 0 && !m.SubdomainAuthAllowed && m.AutoRenewal == nil && !m.DelegationEnabled && !m.AllowCertificateGet
+		len(m.Profiles) == 0 && !m.SubdomainAuthAllowed && m.AutoRenewal == nil && !m.DelegationEnabled && !m.AllowCertificateGet &&
+		len(m.IssuerDomainNames) == 0 && m.AccountHashPrefix == ""
 }
 
 // AutoRenewalMeta says what STAR orders a server takes (RFC 8739 section 3.2).
@@ -176,11 +179,15 @@ type Challenge struct {
 	Validated         Time            `json:"validated,omitzero"`
 	Error             *Problem        `json:"error,omitempty"`
 	Token             string          `json:"token,omitempty"`
-	IssuerDomainNames []string        `json:"issuer-domain-names,omitempty"` // dns-persist-01
-	AccountURI        string          `json:"accounturi,omitempty"`          // dns-persist-01: the URI its record must name
-	From              string          `json:"from,omitempty"`                // email-reply-00 (RFC 8823)
-	TKAuthType        string          `json:"tkauth-type,omitempty"`         // tkauth-01 (RFC 9447)
-	TokenAuthority    string          `json:"token-authority,omitempty"`     // tkauth-01 (RFC 9447): URL
+	IssuerDomainNames []string        `json:"issuerDomainNames,omitempty"` // dns-persist-01
+	From              string          `json:"from,omitempty"`              // email-reply-00 (RFC 8823)
+	TKAuthType        string          `json:"tkauth-type,omitempty"`       // tkauth-01 (RFC 9447)
+	TokenAuthority    string          `json:"token-authority,omitempty"`   // tkauth-01 (RFC 9447): URL
+
+	// dns-persist-01 before draft 02: the same names under another, and the
+	// URI that a record may name.
+	IssuerDomainNamesOld []string `json:"issuer-domain-names,omitempty"`
+	AccountURI           string   `json:"accounturi,omitempty"`
 }
 
 // ChallengeResponse is the payload of a POST to a challenge URL: an empty

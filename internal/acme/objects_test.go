@@ -181,7 +181,7 @@ var (
 	}
 	fullChallenge = Challenge{
 		Type: "dns-persist-01", URL: "https://ca.test/c/1", Status: ChallengeInvalid, Validated: someTime, Error: someProblem, Token: "tok",
-		IssuerDomainNames: []string{"ca.test", "ca2.test"}, AccountURI: testKID, From: "a@b.test", TKAuthType: "atc", TokenAuthority: "https://ta.test",
+		IssuerDomainNames: []string{"ca.test", "ca2.test"}, IssuerDomainNamesOld: []string{"ca.test"}, AccountURI: testKID, From: "a@b.test", TKAuthType: "atc", TokenAuthority: "https://ta.test",
 	}
 )
 

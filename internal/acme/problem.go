@@ -44,7 +44,8 @@ var registered = map[fault.Code]bool{
 	fault.InvalidContact: true, fault.InvalidProfile: true, fault.Malformed: true, fault.OrderNotReady: true,
 	fault.RateLimited: true, fault.RejectedIdentifier: true, fault.ServerInternal: true, fault.TLS: true,
 	fault.Unauthorized: true, fault.UnsupportedContact: true, fault.UnsupportedIdentifier: true,
-	fault.UserActionRequired: true,
+	fault.UserActionRequired: true, fault.AutoRenewalCanceled: true, fault.AutoRenewalExpired: true,
+	fault.AutoRenewalCancellationInvalid: true, fault.AutoRenewalRevocationNotSupported: true,
 }
 
 // edge maps our own codes to the ACME type that clients act upon rightly. The

@@ -111,7 +111,7 @@ func (a *App) openStorage(ctx context.Context) (err error) {
 
 // loadCA loads the authorities.
 func (a *App) loadCA(ctx context.Context) (err error) {
-	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.keys, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL},
+	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.keys, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL}, Trust: trusts(a.cfg),
 		SignerLog: a.signerLog.Append, Log: a.log})
 	return err
 }
@@ -280,6 +280,12 @@ func (a *App) backgroundLoops() []loop.Every {
 		every("acme.recover", 5*time.Second, func(ctx context.Context) (loop.Count, error) {
 			n, err := a.acme.Recover(ctx, time.Now().Add(-claimLease))
 			return loop.Count{Claimed: n, Done: n}, err
+		}),
+		every("acme.renew_star", 5*time.Second, func(ctx context.Context) (loop.Count, error) {
+			return a.acme.RenewStar(ctx, time.Now())
+		}),
+		every("acme.limits", 10*time.Second, func(ctx context.Context) (loop.Count, error) {
+			return loop.Count{}, a.acme.ReloadOverrides(ctx, time.Now())
 		}),
 		every("acme.expire", 10*time.Minute, func(ctx context.Context) (loop.Count, error) {
 			return a.acme.Expire(ctx, time.Now())

@@ -51,6 +51,15 @@ func InitCA(ctx context.Context, s *ca.Service, name string, cfg config.CA, acto
 	return s.CreateIssuing(ctx, root.ID, spec, actor)
 }
 
+// trusts translates the trust profiles of the [ca.NAME] sections.
+func trusts(cfg *config.Config) map[string]ca.Trust {
+	out := map[string]ca.Trust{}
+	for name, c := range cfg.CA {
+		out[name] = ca.Trust(c.Trust)
+	}
+	return out
+}
+
 // newestRoot returns the active root that was made last, or nil.
 func newestRoot(s *ca.Service) *ca.Authority {
 	var root *ca.Authority

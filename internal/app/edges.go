@@ -67,7 +67,8 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 	common := challenge.Config{Resolver: a.resolver, Policy: policy, HTTP01Port: uint16(v.HTTP01Port),
 		TLSALPN01Port: uint16(v.TLSALPN01Port), Timeout: v.Timeout, StepTimeout: v.ConnectTimeout,
 		UserAgent: "chancery/" + a.opts.Build.Version}
-	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common))
+	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common),
+		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common))
 	if err != nil {
 		return err
 	}
@@ -124,7 +125,9 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 			return nil, err
 		}
 		d := server.CA{DefaultProfile: c.DefaultProfile, CAA: checker, CAAIdentities: identities, EABRequired: a.cfg.ACME.EABRequired,
-			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website}
+			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Trust: ca.Trust(c.Trust), Subdomains: c.Subdomains,
+			AutoRenewal: server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
+			JustInTime:  server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
 		for _, p := range c.Profiles {
 			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[p], Challenges: challengeTypes(a.cfg.Profile[p])})
 		}
@@ -158,12 +161,10 @@ func limits(c config.Limits) (*server.Limits, error) {
 		{"failures_per_name", c.FailuresPerName, &out.FailuresPerName},
 		{"certificates_per_domain", c.CertificatesPerDomain, &out.CertificatesPerDomain},
 		{"certificates_per_name_set", c.CertificatesPerNameSet, &out.CertificatesPerNameSet},
+		{"lookups_per_name", c.LookupsPerName, &out.LookupsPerName},
 		{"verifications_per_ip", c.VerificationsPerIP, &out.VerificationsPerIP},
 	} {
 		rate := limit.Rate{Count: l.rate.Count, Per: l.rate.Per, Burst: l.rate.Burst}
-		if rate.Unlimited() {
-			continue
-		}
 		var err error
 		if *l.into, err = limit.New(l.name, rate, 0); err != nil {
 			return nil, err

@@ -79,11 +79,15 @@ func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan,
 	if err != nil {
 		return nil, err
 	}
+	terms := s.trust[auth.CA].At(now)
+	if err := terms.check(req.Grant, now); err != nil {
+		return nil, err
+	}
 	spkiHash := pki.SPKIHash(req.CSR.SPKI)
 	if err := Blocked(ctx, s.db.Read(), spkiHash); err != nil {
 		return nil, err
 	}
-	from, to, err := req.Profile.validity(now, req.NotBefore, req.NotAfter, auth.Cert.NotAfter)
+	from, to, err := req.Profile.validity(now, terms, req.NotBefore, req.NotAfter, auth.Cert.NotAfter)
 	if err != nil {
 		return nil, err
 	}
@@ -325,7 +329,7 @@ func (s *Service) issueOwn(ctx context.Context, auth *Authority, profile Profile
 		return nil, err
 	}
 	end := auth.end(now.Add(profile.Period))
-	from, to, err := profile.validity(now, time.Time{}, time.Time{}, end)
+	from, to, err := profile.validity(now, Terms{}, time.Time{}, time.Time{}, end)
 	if err != nil {
 		return nil, err
 	}

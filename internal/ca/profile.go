@@ -182,12 +182,13 @@ func (p *Profile) Permits(id pki.Identifier) error {
 	return nil
 }
 
-// validity returns the life of a certificate under p, within its issuer's. A
+// validity returns the life of a certificate under p and the terms of who
+// trusts its issuer, within the issuer's life. A
 // requested start or end must lie inside what p would give (RFC 8555 section
 // 7.4 lets a server refuse others).
-func (p *Profile) validity(now, notBefore, notAfter, issuerEnd time.Time) (from, to time.Time, err error) {
+func (p *Profile) validity(now time.Time, terms Terms, notBefore, notAfter, issuerEnd time.Time) (from, to time.Time, err error) {
 	start := now.Add(-p.Backdate)
-	from, to = pki.Validity(start, p.Period, issuerEnd)
+	from, to = pki.Validity(start, terms.Period(p.Period), issuerEnd)
 	if !notBefore.IsZero() {
 		if notBefore.Before(from) || !notBefore.Before(to) {
 			return from, to, fault.New(fault.Malformed, "notBefore must be between %s and the end of the certificate", from.Format(time.RFC3339))

@@ -42,6 +42,8 @@ type Config struct {
 	DB   *db.DB
 	Keys keys.Store
 	URLs URLs
+	// Trust is the trust profile of each CA by its name; absent: Private.
+	Trust map[string]Trust
 	// SignerLog, if set, is told the SHA-256 of each TBSCertificate that an
 	// authority's key signed (see keys.SignerLog).
 	SignerLog func(tbsHash [32]byte) error
@@ -54,6 +56,7 @@ type Service struct {
 	db     *db.DB
 	keys   keys.Store
 	urls   URLs
+	trust  map[string]Trust
 	log    *slog.Logger
 	record func([32]byte) error
 	random io.Reader
@@ -79,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{db: cfg.DB, keys: cfg.Keys, urls: cfg.URLs, log: cfg.Log, record: cfg.SignerLog, random: rand.Reader}
+	s := &Service{db: cfg.DB, keys: cfg.Keys, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, random: rand.Reader}
 	return s, s.Reload(ctx)
 }
 

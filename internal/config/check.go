@@ -120,6 +120,9 @@ func (k *checker) profile(key string, p Profile) {
 	k.must(len(p.ExtKeyUsages) > 0, key+".ext_key_usages", "is empty; a certificate without one can be used for everything")
 	k.must(len(p.Names) > 0, key+".names", "is empty; nothing could be issued")
 	k.must(len(p.Challenges) > 0, key+".challenges", "is empty; nobody could prove control of a name")
+	for i, c := range p.Challenges {
+		k.must(i == 0 || c.late() || !p.Challenges[i-1].late(), key+".challenges", "%s must stand before %s, at which some clients give up", c, p.Challenges[max(i-1, 0)])
+	}
 	for _, d := range append(slices.Clone(p.PermittedDomains), p.ExcludedDomains...) {
 		k.must(isDomain(d), key+".permitted_domains", "%q is not a domain name", d)
 	}

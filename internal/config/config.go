@@ -207,8 +207,19 @@ type ACME struct {
 	// Refuse new accounts that are not bound to an external account.
 	EABRequired bool `toml:"eab_required"`
 
+	// For whom dns-persist-01 is tried when an order is made, so that it is
+	// ready at once: accounts that completed the method before (known), all, or
+	// nobody (off).
+	DNSPersistJustInTime JustInTime `toml:"dns_persist_just_in_time"`
+
+	// Also take dns-persist-01 records whose accounturi is the account's URL as
+	// it is: the drafts before 02, which most clients follow today. Otherwise
+	// only the hashed form of draft 02, which binds the account's key, counts.
+	DNSPersistAccountURL bool `toml:"dns_persist_account_url"`
+
 	// Names under which CAA records authorise these authorities (RFC 8659).
-	// Empty: the host of server.url.
+	// They are also the issuer domain names of dns-persist-01. Empty: the host
+	// of server.url.
 	CAAIdentities []string `toml:"caa_identities"`
 }
 

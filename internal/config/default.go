@@ -36,6 +36,8 @@ func Default() *Config {
 			Retention:             30 * day,
 			ChallengeWait:         time.Second,
 			RenewalPoll:           6 * time.Hour,
+			DNSPersistJustInTime:  "known",
+			DNSPersistAccountURL:  true,
 		},
 		Validation: Validation{
 			HTTP01Port:     80,
@@ -55,6 +57,7 @@ func Default() *Config {
 			FailuresPerName:        Rate{Count: 5, Per: time.Hour},
 			CertificatesPerDomain:  Rate{Count: 10000, Per: 7 * day},
 			CertificatesPerNameSet: Rate{Count: 25, Per: 7 * day},
+			LookupsPerName:         Rate{Count: 60, Per: time.Hour},
 			VerificationsPerIP:     Rate{Count: 30000, Per: time.Minute, Burst: 10000},
 			PendingOrders:          1000,
 		},

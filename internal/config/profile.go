@@ -16,8 +16,9 @@ type CA struct {
 	KeyType pki.KeyType `toml:"key_type"`
 
 	// Which policy holds on top of the profiles: private (the operator's own)
-	// or public-webpki (the dated rules of the CA/Browser Forum: shorter
-	// lifetimes, shorter reuse of validations, more perspectives).
+	// or public-webpki (the dated rules of the CA/Browser Forum: certificates
+	// live and validations count for at most 200 days, from 2027-03-15 for 100,
+	// from 2029-03-15 for 47 and 10). It is judged at each issuance.
 	Trust Trust `toml:"trust"`
 
 	// Profiles that clients of this directory may ask for.
@@ -25,6 +26,22 @@ type CA struct {
 
 	// Profile of an order that names none. Empty: the first of profiles.
 	DefaultProfile string `toml:"default_profile"`
+
+	// Whether whoever controls a domain may authorize what is below it, by a
+	// method that uses its zone (RFC 9444). A dns-persist-01 record with
+	// policy=wildcard then counts for subdomains.
+	Subdomains bool `toml:"subdomains"`
+
+	// Shortest life of one certificate of an order that renews itself (RFC
+	// 8739). 0: such orders are not taken.
+	StarMinLifetime time.Duration `toml:"star_min_lifetime" zero:"ok"`
+
+	// How far ahead such an order may end. 0: as far as a proved authorization
+	// may be used, which is the most in any case.
+	StarMaxDuration time.Duration `toml:"star_max_duration" zero:"ok"`
+
+	// Whether such an order may let anybody fetch its certificate with GET.
+	StarAllowGet bool `toml:"star_allow_get"`
 
 	// Number of CRL shards. A certificate's shard is fixed when it is issued,
 	// so this may grow but not shrink.
@@ -94,7 +111,9 @@ type Profile struct {
 	// names the public cannot reach), webpki (all of them) or rfc5280 alone.
 	Lint LintSet `toml:"lint"`
 
-	// Challenge types offered.
+	// Challenge types offered, in this order. dns-account-01 and
+	// dns-persist-01, which not every client knows, must come last: some
+	// clients give up at the first challenge that they do not understand.
 	Challenges []Challenge `toml:"challenges"`
 }
 
@@ -135,8 +154,18 @@ type Challenge string
 
 // Choices returns the values a challenge may have.
 func (Challenge) Choices() []string {
-	return []string{"http-01", "dns-01", "tls-alpn-01"}
+	return []string{"http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"}
 }
+
+// late reports whether a challenge type must follow those that every client
+// knows.
+func (c Challenge) late() bool { return c == "dns-account-01" || c == "dns-persist-01" }
+
+// JustInTime says for whom dns-persist-01 is tried when an order is made.
+type JustInTime string
+
+// Choices returns the values just-in-time validation may have.
+func (JustInTime) Choices() []string { return []string{"known", "all", "off"} }
 
 // Limits is the [limits] section.
 type Limits struct {
@@ -162,6 +191,10 @@ type Limits struct {
 
 	// Certificates for exactly the same set of names.
 	CertificatesPerNameSet Rate `toml:"certificates_per_name_set"`
+
+	// Just-in-time validations of one name, all accounts together; beyond it an
+	// order is made as if no record had been looked for.
+	LookupsPerName Rate `toml:"lookups_per_name"`
 
 	// Cost of signature checks for one IP address. One unit is about the work
 	// of one P-256 check; a P-384 one costs eleven.

@@ -24,6 +24,8 @@ const (
 	AccountDoesNotExist     Code = "accountDoesNotExist"
 	AlreadyReplaced         Code = "alreadyReplaced"
 	AlreadyRevoked          Code = "alreadyRevoked"
+	AutoRenewalCanceled     Code = "autoRenewalCanceled" // RFC 8739, and the next three
+	AutoRenewalExpired      Code = "autoRenewalExpired"
 	BadCSR                  Code = "badCSR"
 	BadNonce                Code = "badNonce"
 	BadPublicKey            Code = "badPublicKey"
@@ -47,6 +49,9 @@ const (
 	UnsupportedContact      Code = "unsupportedContact"
 	UnsupportedIdentifier   Code = "unsupportedIdentifier"
 	UserActionRequired      Code = "userActionRequired"
+
+	AutoRenewalCancellationInvalid    Code = "autoRenewalCancellationInvalid"
+	AutoRenewalRevocationNotSupported Code = "autoRenewalRevocationNotSupported"
 )
 
 // Codes of our own, for everything that is not ACME.
@@ -65,6 +70,8 @@ const (
 // status is the HTTP status of each code; absent means 400.
 var status = map[Code]int{
 	AlreadyReplaced:     http.StatusConflict,
+	AutoRenewalCanceled: http.StatusForbidden,
+	AutoRenewalExpired:  http.StatusForbidden,
 	BadMediaType:        http.StatusUnsupportedMediaType,
 	BadMethod:           http.StatusMethodNotAllowed,
 	CAA:                 http.StatusForbidden,
@@ -81,6 +88,8 @@ var status = map[Code]int{
 	UserActionRequired:  http.StatusForbidden,
 	RejectedIdentifier:  http.StatusBadRequest,
 	AccountDoesNotExist: http.StatusBadRequest,
+
+	AutoRenewalRevocationNotSupported: http.StatusForbidden,
 }
 
 // Error is a failure with a public face and a private cause.

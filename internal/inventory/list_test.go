@@ -243,7 +243,7 @@ func TestForeignCursorIsRefused(t *testing.T) {
 func TestScanBudgetIsKept(t *testing.T) {
 	ctx := context.Background()
 	d := dbtest.Open(t, dbtest.SQLiteURL(t))
-	if err := inventory.Seed(ctx, d, 60000, epoch); err != nil {
+	if err := inventory.Seed(ctx, d, 30000, epoch); err != nil {
 		t.Fatal(err)
 	}
 	s := inventory.New(d)
@@ -265,7 +265,7 @@ func TestScanBudgetIsKept(t *testing.T) {
 			break
 		}
 	}
-	if partial == 0 || len(rows) < 200 {
+	if partial == 0 || len(rows) < 100 {
 		t.Fatalf("%d rows, %d partial pages", len(rows), partial)
 	}
 	n, err := s.Count(ctx, filter(t, "app-000003"))

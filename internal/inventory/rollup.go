@@ -77,9 +77,10 @@ var grains = []grain{
 	{"expiry", []Dimension{ByDay, ByStatus, ByIssuer, ByKey}, func(d dims) dims {
 		return dims{day: d.day, status: d.status, issuer: d.issuer, key: d.key}
 	}},
-	{"owner", []Dimension{ByDay, ByStatus, ByOwner, ByTeam, ByEnvironment}, func(d dims) dims {
-		return dims{day: d.day, status: d.status, owner: d.owner, team: d.team, environment: d.environment}
+	{"group", []Dimension{ByDay, ByStatus, ByTeam, ByEnvironment}, func(d dims) dims {
+		return dims{day: d.day, status: d.status, team: d.team, environment: d.environment}
 	}},
+	{"owner", []Dimension{ByDay, ByStatus, ByOwner}, func(d dims) dims { return dims{day: d.day, status: d.status, owner: d.owner} }},
 }
 
 // covering returns the cheapest grain that has all of want, or nil.

@@ -3,6 +3,7 @@ package limit
 import (
 	"fmt"
 	"hash/maphash"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,7 +176,8 @@ func (l *Limiter) shardOf(key string) *shard {
 
 // makeRoom is called before a key is added. Every limit-many additions it
 // drops the keys that have refilled, which makes the cost per call constant;
-// if the shard is still full it forgives one. The caller holds mu.
+// if the shard is still full it forgets one of a few it looks at: the one that
+// will have refilled first. The caller holds mu.
 func (s *shard) makeRoom(limit int, now int64) {
 	s.sweep--
 	if len(s.tat) >= limit && s.sweep <= 0 {
@@ -186,10 +188,20 @@ func (s *shard) makeRoom(limit int, now int64) {
 		}
 		s.sweep = limit / 4
 	}
-	if len(s.tat) >= limit {
-		for key := range s.tat {
-			delete(s.tat, key)
+	if len(s.tat) < limit {
+		return
+	}
+	victim, soonest, looked := "", int64(math.MaxInt64), 0
+	for key, tat := range s.tat { // the order of a map is random
+		if tat < soonest {
+			victim, soonest = key, tat
+		}
+		if looked++; looked == victims || soonest <= now {
 			break
 		}
 	}
+	delete(s.tat, victim)
 }
+
+// victims is how many keys makeRoom looks at to choose the one to forget.
+const victims = 16

@@ -96,7 +96,8 @@ type Config struct {
 
 	// Latency is the local delay (99th percentile) up to which the number in
 	// flight grows, 20 ms: well below any peer's time-out, well above noise.
-	// Tune is how often it is looked at, 50 ms.
+	// Beyond probe.Stall times as much it shrinks. Tune is how often that is
+	// looked at, 50 ms.
 	Latency, Tune time.Duration
 
 	// Lookups bounds names being resolved at once, 512: what recursive servers

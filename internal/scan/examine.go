@@ -69,7 +69,7 @@ func (r *run) examine(j *job) Result {
 	if f == nil {
 		res.Addr = netip.AddrPortFrom(j.addr, j.target.Port)
 		e := examination{run: r, res: &res, target: j.target, dialer: r.dialer}
-		if j.attempts > 1 {
+		if e.last = j.attempts > 1; e.last {
 			e.dialer = r.again
 		}
 		f = r.probe(&e)
@@ -87,6 +87,7 @@ type examination struct {
 	res    *Result
 	target Target
 	dialer *probe.Dialer
+	last   bool // attempt
 }
 
 // open connects and brings the connection to where TLS begins.
@@ -113,15 +114,28 @@ func (r *run) probe(e *examination) *probe.Failure {
 	if f != nil || r.cfg.Probe == Observe || r.cfg.Probe == Fetch {
 		return f
 	}
-	open, name := e.open, e.target.ServerName()
 	times := e.res.Times
-	defer func() { e.res.Times = times }()
-	if r.cfg.Probe == Features {
-		support, f := probe.Features(open, name)
-		e.res.Support = &support
+	f = e.more()
+	e.res.Times = times
+	if f == nil || f.Class.Suspect() && !e.last || f.Class == probe.Canceled {
 		return f
 	}
-	duals, f := probe.Dual(open, name)
+	// The endpoint answered, so it is not down; only the rest is not known.
+	e.res.Reason = string(r.cfg.Probe) + " probe: " + f.Error()
+	return nil
+}
+
+// more makes the further connections of a dual or features probe.
+func (e *examination) more() *probe.Failure {
+	name := e.target.ServerName()
+	if e.cfg.Probe == Features {
+		support, f := probe.Features(e.open, name)
+		if f == nil {
+			e.res.Support = &support
+		}
+		return f
+	}
+	duals, f := probe.Dual(e.open, name)
 	if f == nil {
 		e.res.Dual = &duals
 		e.others(duals)

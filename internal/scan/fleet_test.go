@@ -41,7 +41,7 @@ func estate(t testing.TB, cfg fleet.Config) (*fleet.Fleet, scan.Config, []scan.T
 		}
 	}
 	judge := verdict.New(verdict.Config{Roots: []verdict.Roots{{Name: "fleet", Pool: pool}}})
-	return f, scan.Config{Resolver: r, Judge: judge, Connect: time.Second, Handshake: time.Second}, targets.List()
+	return f, scan.Config{Resolver: r, Judge: judge, Connect: 3 * time.Second, Handshake: 3 * time.Second}, targets.List()
 }
 
 // collect runs a scan and returns its results by target.
@@ -99,6 +99,7 @@ func truthOf(e fleet.Endpoint, revocation bool) outcome {
 func TestFindsExactlyWhatIsThere(t *testing.T) {
 	for _, kind := range scan.Kinds() {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel() // most of the time is waiting for endpoints that never answer
 			f, cfg, targets := estate(t, fleet.Config{Endpoints: 300, Seed: 1})
 			cfg.Probe = kind
 			revocation := kind == scan.Observe
@@ -124,7 +125,9 @@ func TestFindsExactlyWhatIsThere(t *testing.T) {
 			if diff := cmp.Diff(classes, sum.Classes); diff != "" || sum.Done != 300 || sum.Remaining != 0 {
 				t.Errorf("summary: %d done, %d remaining; classes (-want +got):\n%s", sum.Done, sum.Remaining, diff)
 			}
-			if f.Queries() > len(targets)+5 {
+			// A name is asked once; again only when its TTL of seconds ran out
+			// before a second attempt, or when an answer was lost.
+			if f.Queries() > len(targets)*11/10 {
 				t.Errorf("%d DNS queries for %d names", f.Queries(), len(targets))
 			}
 		})
@@ -143,12 +146,9 @@ func checkKind(t *testing.T, kind scan.Kind, e fleet.Endpoint, r scan.Result) {
 			t.Errorf("%s (%s): dual %+v", e.Target, e.Kind, r.Dual != nil)
 		}
 	case scan.Features:
-		want := "[304 303]"
-		if r.Support != nil {
-			want = "[771 772]"
-			if e.Kind == fleet.TLS12 {
-				want = "[771]"
-			}
+		want := "[771 772]" // TLS 1.2 and 1.3
+		if e.Kind == fleet.TLS12 {
+			want = "[771]"
 		}
 		if r.Support == nil || fmt.Sprint(r.Support.Versions) != want || r.Support.Hybrid != 0 {
 			t.Errorf("%s (%s): support %+v, want %s", e.Target, e.Kind, r.Support, want)

@@ -14,20 +14,21 @@ import (
 func TestTunerGrowsAndShrinks(t *testing.T) {
 	tn := newTuner(256, 64, 8000, 20*time.Millisecond)
 	for _, c := range []struct {
-		limit           int
-		delayed, demand bool
-		want            int
+		limit  int
+		delay  delay
+		demand bool
+		want   int
 	}{
-		{256, false, true, 281}, {256, false, false, 256}, {256, true, true, 205}, {64, true, true, 64}, {7900, false, true, 8000}, {5, false, true, 64},
+		{256, none, true, 281}, {256, none, false, 256}, {256, mild, true, 256}, {256, severe, true, 205}, {64, severe, true, 64}, {7900, none, true, 8000}, {5, none, true, 64},
 	} {
-		if got := tn.next(c.limit, c.delayed, c.demand); got != c.want {
-			t.Errorf("from %d, delayed %v, demand %v: %d, want %d", c.limit, c.delayed, c.demand, got, c.want)
+		if got := tn.next(c.limit, c.delay, c.demand); got != c.want {
+			t.Errorf("from %d, delay %d, demand %v: %d, want %d", c.limit, c.delay, c.demand, got, c.want)
 		}
 	}
 	limit := 256
 	steps := 0
 	for ; limit < 1050; steps++ {
-		limit = tn.next(limit, false, true)
+		limit = tn.next(limit, none, true)
 	}
 	if steps > 16 {
 		t.Errorf("%d steps of 50 ms to 1,050 in flight", steps)
@@ -37,12 +38,34 @@ func TestTunerGrowsAndShrinks(t *testing.T) {
 // One slow wait in a hundred is noise; more is delay.
 func TestOnePercentIsTolerated(t *testing.T) {
 	for _, c := range []struct {
-		bad, all uint64
-		want     bool
-	}{{0, 0, false}, {1, 100, false}, {2, 100, true}, {1, 99, true}, {0, 5, false}} {
-		if got := exceeds(c.bad, c.all); got != c.want {
-			t.Errorf("%d of %d: %v", c.bad, c.all, got)
+		delayed, stalled, all uint64
+		want                  delay
+	}{{0, 0, 0, none}, {1, 1, 100, none}, {2, 0, 100, mild}, {1, 0, 99, mild}, {2, 2, 100, severe}, {0, 0, 5, none}} {
+		if got := grade(c.delayed, c.stalled, c.all); got != c.want {
+			t.Errorf("%d and %d of %d: %d", c.delayed, c.stalled, c.all, got)
 		}
+	}
+}
+
+// Peers that answer in 200 ms, then in 250, then in 400.
+func TestPeersThatSlowDownAreNoticed(t *testing.T) {
+	var p patience
+	feed := func(wait time.Duration) (slow bool) {
+		for range 60 {
+			slow = p.add(10*wait, 10)
+		}
+		return slow
+	}
+	for _, c := range []struct {
+		wait time.Duration
+		want bool
+	}{{200 * time.Millisecond, false}, {250 * time.Millisecond, false}, {400 * time.Millisecond, true}, {210 * time.Millisecond, false}} {
+		if got := feed(c.wait); got != c.want {
+			t.Errorf("at %v: %v", c.wait, got)
+		}
+	}
+	if new(patience).add(time.Hour, 3) {
+		t.Error("three answers are enough to judge")
 	}
 }
 

@@ -269,6 +269,9 @@ func (r *run) work(j *job) {
 	if r.ctx.Err() != nil && res.Class == probe.Canceled {
 		return // it remains
 	}
+	if res.Class == probe.OK {
+		r.tuner.answered(res.Times.Wait)
+	}
 	if res.Class == probe.Local {
 		r.tuner.set(max(int(r.tuner.limit.Load())*4/5, r.least))
 	}

@@ -1,6 +1,6 @@
 // Package challenge proves that whoever asks for a certificate controls the
 // identifier: http-01 and dns-01 (RFC 8555 section 8), tls-alpn-01 (RFC 8737),
-// IP identifiers (RFC 8738), and the CAA check (RFC 8659, RFC 8657) that goes
+// dns-account-01 and dns-persist-01 (drafts), IP identifiers (RFC 8738), and the CAA check (RFC 8659, RFC 8657) that goes
 // with every issuance.
 //
 // Everything that arrives here is hostile: the identifier's own servers, its
@@ -31,7 +31,18 @@ const (
 	HTTP01    Type = "http-01"     // RFC 8555 section 8.3
 	DNS01     Type = "dns-01"      // RFC 8555 section 8.4
 	TLSALPN01 Type = "tls-alpn-01" // RFC 8737
+
+	DNSAccount01 Type = "dns-account-01" // draft-ietf-acme-dns-account-label-03
+	DNSPersist01 Type = "dns-persist-01" // draft-ietf-acme-dns-persist-02
 )
+
+// Late reports whether t must follow, in an authorization, the methods that
+// every client knows.
+func (t Type) Late() bool { return t == DNSAccount01 || t == DNSPersist01 }
+
+// Zone reports whether t shows control of a whole domain, by a record in its
+// zone, and may thus prove what is below it too (RFC 9444).
+func (t Type) Zone() bool { return t == DNS01 || t == DNSAccount01 || t == DNSPersist01 }
 
 // Request is one challenge that the applicant says is fulfilled.
 type Request struct {
@@ -39,6 +50,8 @@ type Request struct {
 	Token            string         // of the challenge, base64url
 	KeyAuthorization string         // Token + "." + base64url(SHA-256 JWK thumbprint)
 	AccountURL       string         // whose account; becomes part of the Proof
+	Subdomains       bool           // the proof is to cover what is below the name too; Type.Zone only
+	Persist          *Persist       // dns-persist-01 only, in place of the two above
 }
 
 // Validator checks one validation method.
@@ -61,7 +74,7 @@ type Step struct {
 	Resolved []netip.Addr `json:"addressesResolved,omitempty"` // every address DNS gave
 	Tried    []netip.Addr `json:"addressesTried,omitempty"`    // dialled in vain before Used
 	Used     netip.Addr   `json:"addressUsed,omitzero"`        // the one that answered
-	Query    string       `json:"query,omitempty"`             // dns-01: the name asked
+	Query    string       `json:"query,omitempty"`             // DNS methods: the name asked
 	Chain    []string     `json:"cnames,omitempty"`            // CNAME targets followed
 }
 
@@ -91,10 +104,12 @@ type Proof struct{ p *proof }
 type proof struct {
 	Identifier  pki.Identifier `json:"identifier"` // base name, never "*."
 	Wildcard    bool           `json:"wildcard,omitempty"`
+	Subdomains  bool           `json:"subdomains,omitempty"`
 	Method      Type           `json:"method"`
 	AccountURL  string         `json:"account"`
 	At          time.Time      `json:"validatedAt"`
 	Perspective string         `json:"perspective"`
+	Until       time.Time      `json:"persistUntil,omitzero"` // when the owner of the name ends it
 	Steps       []Step         `json:"validationRecord"`
 }
 
@@ -118,6 +133,18 @@ func (p Proof) Covers(id pki.Identifier, accountURL string) bool {
 	return p.p.Identifier == base && p.p.Wildcard == wild && p.p.AccountURL == accountURL
 }
 
+// CoversBelow reports whether p is about a domain above id, which is no
+// wildcard, and was made to cover subdomains of it for this account.
+func (p Proof) CoversBelow(id pki.Identifier, accountURL string) bool {
+	if p.p == nil || !p.p.Subdomains || p.p.Wildcard || p.p.Identifier.Type != pki.DNS {
+		return false
+	}
+	return id.Type == pki.DNS && !id.Wildcard() && p.p.AccountURL == accountURL && strings.HasSuffix(id.Value, "."+p.p.Identifier.Value)
+}
+
+// Subdomains reports whether p covers what is below its identifier.
+func (p Proof) Subdomains() bool { return p.p != nil && p.p.Subdomains }
+
 // Method returns the validation method used, or "".
 func (p Proof) Method() Type {
 	if p.p == nil {
@@ -132,6 +159,15 @@ func (p Proof) At() time.Time {
 		return time.Time{}
 	}
 	return p.p.At
+}
+
+// Until returns the instant after which the owner of the name wants the proof
+// not to count (persistUntil), zero if there is none.
+func (p Proof) Until() time.Time {
+	if p.p == nil {
+		return time.Time{}
+	}
+	return p.p.Until
 }
 
 // AccountURL returns whose account was validated for, or "".
@@ -210,7 +246,7 @@ func (r *Registry) Validate(ctx context.Context, t Type, req Request) (Proof, er
 		if err != nil {
 			return Proof{}, err
 		}
-		if !p.Covers(req.Identifier, req.AccountURL) || p.Method() != t {
+		if !p.Covers(req.Identifier, req.AccountURL) || p.Method() != t || p.Subdomains() && !req.Subdomains {
 			return Proof{}, fault.New(fault.ServerInternal, "the validator's result is about something else than was asked")
 		}
 		return p, nil

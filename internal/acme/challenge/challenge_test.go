@@ -95,7 +95,7 @@ func wantFault(t *testing.T, p challenge.Proof, err error, code fault.Code, part
 
 // all returns every validator of the package.
 func all(w *world) []challenge.Validator {
-	return []challenge.Validator{challenge.NewHTTP01(w.cfg), challenge.NewDNS01(w.cfg), challenge.NewTLSALPN01(w.cfg)}
+	return []challenge.Validator{challenge.NewHTTP01(w.cfg), challenge.NewDNS01(w.cfg), challenge.NewTLSALPN01(w.cfg), challenge.NewDNSAccount01(w.cfg), challenge.NewDNSPersist01(w.cfg)}
 }
 
 func TestOffersFollowTheIdentifier(t *testing.T) {
@@ -108,8 +108,8 @@ func TestOffersFollowTheIdentifier(t *testing.T) {
 		id   pki.Identifier
 		want []challenge.Type
 	}{
-		{name("example.test"), []challenge.Type{challenge.HTTP01, challenge.DNS01, challenge.TLSALPN01}},
-		{name("*.example.test"), []challenge.Type{challenge.DNS01}}, // RFC 8555 section 7.4.1, RFC 8737 section 3
+		{name("example.test"), []challenge.Type{challenge.HTTP01, challenge.DNS01, challenge.TLSALPN01, challenge.DNSAccount01, challenge.DNSPersist01}},
+		{name("*.example.test"), []challenge.Type{challenge.DNS01, challenge.DNSAccount01, challenge.DNSPersist01}}, // RFC 8555 section 7.4.1, RFC 8737 section 3
 		{ip("192.0.2.1"), []challenge.Type{challenge.HTTP01, challenge.TLSALPN01}},
 		{pki.Identifier{Type: "permanent-identifier", Value: "x"}, nil},
 		{pki.Identifier{}, nil},
@@ -292,5 +292,57 @@ func TestSealedProofs(t *testing.T) {
 	}
 	if _, err := challenge.NewSealer([]byte("short")); err == nil {
 		t.Error("a short key was accepted")
+	}
+}
+
+// A proof covers what is below its name only if it was asked for, by a method
+// that uses the zone, and never for wildcards (RFC 9444).
+func TestProofsOfSubdomains(t *testing.T) {
+	w := newWorld(t)
+	w.dns.Add("_acme-challenge.example.test. 60 IN TXT " + challenge.DNS01Value(keyAuth))
+	w.persist("example.test", "ca.test; accounturi="+uri("example.test"))
+	w.persist("wide.test", "ca.test; accounturi="+uri("wide.test")+"; policy=wildcard")
+	v := challenge.NewDNS01(w.cfg)
+	narrow, err := v.Validate(t.Context(), request(name("example.test")))
+	if err != nil || narrow.Subdomains() || narrow.CoversBelow(name("a.example.test"), account) {
+		t.Errorf("%+v, %v", narrow, err)
+	}
+	req := request(name("example.test"))
+	req.Subdomains = true
+	wide, err := v.Validate(t.Context(), req)
+	if err != nil || !wide.Subdomains() || !wide.Covers(name("example.test"), account) {
+		t.Fatalf("%+v, %v", wide, err)
+	}
+	for id, want := range map[pki.Identifier]bool{
+		name("a.example.test"): true, name("b.a.example.test"): true,
+		name("example.test"): false, name("*.example.test"): false, name("*.a.example.test"): false,
+		name("aexample.test"): false, name("test"): false, ip("192.0.2.1"): false,
+	} {
+		if wide.CoversBelow(id, account) != want || wide.CoversBelow(id, account+"1") {
+			t.Errorf("%s: want %v", id, want)
+		}
+	}
+	r, _ := challenge.NewRegistry(lying{v, wide, nil})
+	p, err := r.Validate(t.Context(), challenge.DNS01, request(name("example.test")))
+	wantFault(t, p, err, fault.ServerInternal)
+	for _, v := range all(w) {
+		req := persistent(name("*.example.test"))
+		req.Token, req.KeyAuthorization, req.Subdomains = token, keyAuth, true
+		p, err := v.Validate(t.Context(), req)
+		wantFault(t, p, err, fault.Malformed)
+		if v.Type().Zone() {
+			continue
+		}
+		req.Identifier = name("example.test")
+		p, err = v.Validate(t.Context(), req)
+		wantFault(t, p, err, fault.Malformed, "below")
+	}
+	req = persistent(name("example.test"))
+	req.Subdomains = true
+	p, err = challenge.NewDNSPersist01(w.cfg).Validate(t.Context(), req)
+	wantFault(t, p, err, fault.Unauthorized, "policy=wildcard")
+	req.Identifier = name("wide.test")
+	if p, err = challenge.NewDNSPersist01(w.cfg).Validate(t.Context(), req); err != nil || !p.CoversBelow(name("a.wide.test"), account) {
+		t.Errorf("%+v, %v", p, err)
 	}
 }

@@ -82,6 +82,9 @@ func check(v Validator, req Request) error {
 	if base, _ := split(req.Identifier); base.Type == pki.DNS && !isHostName(base.Value) {
 		return fault.New(fault.Malformed, "the identifier %s is not a DNS name in lower case", quote(base.Value))
 	}
+	if req.Subdomains && (!v.Type().Zone() || req.Identifier.Wildcard()) {
+		return fault.New(fault.Malformed, "%s cannot prove what is below %s", v.Type(), quote(req.Identifier.Value))
+	}
 	if req.AccountURL == "" {
 		return fault.New(fault.Malformed, "a validation needs the account it is for")
 	}
@@ -110,7 +113,7 @@ func isBase64URL(s string) bool {
 func (p prover) prove(t Type, req Request, steps []Step) Proof {
 	base, wild := split(req.Identifier)
 	return Proof{&proof{
-		Identifier: base, Wildcard: wild, Method: t, AccountURL: req.AccountURL,
+		Identifier: base, Wildcard: wild, Subdomains: req.Subdomains, Method: t, AccountURL: req.AccountURL,
 		At: p.cfg.Now().UTC(), Perspective: p.cfg.Perspective, Steps: steps,
 	}}
 }

@@ -34,12 +34,18 @@ func (v *DNS01Validator) Validate(ctx context.Context, req Request) (Proof, erro
 	if err := check(v, req); err != nil {
 		return Proof{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, v.cfg.Timeout)
-	defer cancel()
 	base, _ := split(req.Identifier)
-	step := Step{Query: dnsPrefix + base.Value}
-	session := v.cfg.Resolver.Session(dns.Limits{MaxAge: dns.NoCache, Queries: v.cfg.MaxQueries})
-	found, err := session.TXT(ctx, step.Query)
+	return v.digestAt(ctx, DNS01, req, dnsPrefix+base.Value)
+}
+
+// digestAt proves req if one of the TXT records at query is the digest of its
+// key authorization.
+func (p prover) digestAt(ctx context.Context, t Type, req Request, query string) (Proof, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	step := Step{Query: query}
+	session := p.cfg.Resolver.Session(dns.Limits{MaxAge: dns.NoCache, Queries: p.cfg.MaxQueries})
+	found, err := session.TXT(ctx, query)
 	if err != nil {
 		return Proof{}, &failure{dnsFault(err, "TXT"), []Step{step}}
 	}
@@ -47,11 +53,11 @@ func (v *DNS01Validator) Validate(ctx context.Context, req Request) (Proof, erro
 	want := DNS01Value(req.KeyAuthorization)
 	for _, txt := range found.Records {
 		if txt == want {
-			return v.prove(DNS01, req, []Step{step}), nil
+			return p.prove(t, req, []Step{step}), nil
 		}
 	}
 	return Proof{}, &failure{fault.New(fault.IncorrectResponse, "none of the %d TXT records at %s is \"%s\"; the first is %s",
-		len(found.Records), step.Query, want, quote(found.Records[0])), []Step{step}}
+		len(found.Records), query, want, quote(found.Records[0])), []Step{step}}
 }
 
 // DNS01Value returns the content of the TXT record for a key authorization:

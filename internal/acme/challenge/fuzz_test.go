@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"chancery/internal/dns"
 )
@@ -110,6 +111,40 @@ func FuzzQuote(f *testing.F) {
 			if c < ' ' || c > '~' || c == '<' || c == '>' || c == '&' {
 				t.Errorf("%q", q)
 			}
+		}
+	})
+}
+
+// FuzzPersistRecord feeds hostile records to the judge of dns-persist-01: only
+// the one accounturi authorizes, and only as long as the record says.
+func FuzzPersistRecord(f *testing.F) {
+	terms := &Persist{Issuers: []string{"ca.test"}, HashPrefix: "https://ca.test/h/", Thumbprints: []string{"k"}}
+	uri := AccountHashURI(terms.HashPrefix, "a.test", "k", "https://ca.test/1")
+	for _, s := range []string{
+		"ca.test; accounturi=" + uri, "ca.test; accounturi=" + uri + "; policy=wildcard; persistUntil=1", "ca.test;persistUntil=-1",
+		"ca.test; accounturi=" + uri + "; accounturi=" + uri, ";;=;", "ca.test; accounturi = " + uri + " ; persistUntil=99999999999999999999",
+	} {
+		f.Add(s)
+	}
+	now := time.Unix(2_000_000_000, 0)
+	f.Fuzz(func(t *testing.T, s string) {
+		r, ok := parseIssue(s)
+		if !ok {
+			return
+		}
+		until, err := r.persists(terms, terms.accountURIs("a.test", "https://ca.test/1"), true, now)
+		if err != nil {
+			if !until.IsZero() {
+				t.Error("an instant came with an error")
+			}
+			return
+		}
+		lower := strings.ToLower(s)
+		if !strings.Contains(s, uri) || !strings.Contains(lower, "wildcard") || !until.IsZero() && now.After(until) {
+			t.Errorf("%q authorizes", s)
+		}
+		if _, err := until.MarshalJSON(); err != nil {
+			t.Error(err)
 		}
 	})
 }

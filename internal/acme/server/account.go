@@ -24,6 +24,8 @@ type account struct {
 	jwk string
 	eab string // the binding as it was sent, or ""
 	key *acme.PublicKey
+
+	persistAt time.Time // first success of dns-persist-01; zero: never
 }
 
 // Account is an ACME account as the control plane sees it.
@@ -39,13 +41,13 @@ type Account struct {
 	CreatedIP   string
 }
 
-const accountColumns = `id, ca, thumbprint, jwk, state, contact, eab_kid, eab, tos_agreed_at, created_at, created_ip`
+const accountColumns = `id, ca, thumbprint, jwk, state, contact, eab_kid, eab, tos_agreed_at, created_at, created_ip, persist_at`
 
 var (
 	qAccount      = db.SQL("acme.get_account", `SELECT `+accountColumns+` FROM acme_account WHERE id = $1`)
 	qAccountByKey = db.SQL("acme.get_account_by_key", `SELECT `+accountColumns+` FROM acme_account WHERE ca = $1 AND thumbprint = $2`)
 	qInsertAcct   = db.SQL("acme.insert_account", `INSERT INTO acme_account (`+accountColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL)`)
 	qUpdateAcct = db.SQL("acme.update_account", `UPDATE acme_account SET contact = $3, tos_agreed_at = $4
 		WHERE id = $1 AND thumbprint = $2 AND state = 'valid'`)
 	qDeactivateAcct = db.SQL("acme.deactivate_account", `UPDATE acme_account SET state = $2 WHERE id = $1 AND state = 'valid'`)
@@ -59,6 +61,7 @@ func scanAccount(r *db.Row) *account {
 	a.ID, a.CA, a.Thumbprint, a.jwk, a.State = r.Text(), r.Text(), r.Text(), r.Text(), acme.AccountStatus(r.Text())
 	contact := r.Text()
 	a.EABKeyID, a.eab, a.ToSAgreedAt, a.CreatedAt, a.CreatedIP = r.Text(), r.Text(), r.Time(), r.Time(), r.Text()
+	a.persistAt = r.Time()
 	if json.Unmarshal([]byte(contact), &a.Contact) != nil {
 		a.Contact = nil // written by us alone; contacts carry no rights
 	}

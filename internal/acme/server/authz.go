@@ -26,6 +26,7 @@ type Authorization struct {
 	CA         string
 	OrderID    string                   // of the order it was made for, or ""
 	Identifier pki.Identifier           // with "*." for a wildcard
+	Subdomains bool                     // it covers what is below the identifier too (RFC 9444)
 	State      acme.AuthorizationStatus // as stored; see StateAt
 	Challenges []Challenge
 	Method     challenge.Type // that proved it, or ""
@@ -39,20 +40,20 @@ type Authorization struct {
 // Challenge is one way to prove an authorization, as stored.
 type Challenge struct {
 	Type      challenge.Type       `json:"type"`
-	Token     string               `json:"token"` // base64url, 128 random bits
+	Token     string               `json:"token"` // base64url, 128 random bits; "" for dns-persist-01
 	State     acme.ChallengeStatus `json:"status"`
 	Validated time.Time            `json:"validated,omitzero"`
 	Error     *acme.Problem        `json:"error,omitempty"`
 }
 
-const authzColumns = `id, account_id, ca, order_id, identifier, wildcard, state, challenges, method, proof, caa, validated_at, expires_at, created_at`
+const authzColumns = `id, account_id, ca, order_id, identifier, wildcard, state, challenges, method, proof, caa, validated_at, expires_at, created_at, subdomains`
 
 var (
 	qAuthz       = db.SQL("acme.get_authorization", `SELECT `+authzColumns+` FROM acme_authz WHERE id = $1`)
 	qAuthzs      = db.SQL("acme.list_authorizations", `SELECT `+authzColumns+` FROM acme_authz WHERE id = ANY($1::text[])`)
-	qInsertAuthz = db.SQL("acme.insert_authorization", `INSERT INTO acme_authz (id, account_id, ca, order_id, identifier, wildcard, state,
-		challenges, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, $9)`)
-	qReusable = db.SQL("acme.find_valid_authorizations", `SELECT id, identifier, wildcard, method, expires_at FROM acme_authz
+	qInsertAuthz = db.SQL("acme.insert_authorization", `INSERT INTO acme_authz (`+authzColumns+`)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`)
+	qReusable = db.SQL("acme.find_valid_authorizations", `SELECT id, identifier, wildcard, method, expires_at, subdomains FROM acme_authz
 		WHERE account_id = $1 AND identifier = ANY($2::text[]) AND state = 'valid' AND expires_at > $3`)
 	qEndAuthz = db.SQL("acme.deactivate_authorization", `UPDATE acme_authz SET state = $2 WHERE id = $1 AND state IN ('pending', 'valid')`)
 	// The pattern is an identifier of ours between two quotes.
@@ -68,6 +69,7 @@ func scanAuthz(r *db.Row) (Authorization, error) {
 	challenges := r.Text()
 	z.Method, z.Proof, z.CAA = challenge.Type(r.Text()), r.Bytes(), r.Bytes()
 	z.Validated, z.ExpiresAt, z.CreatedAt = r.Time(), r.Time(), r.Time()
+	z.Subdomains = r.Bool()
 	return z, wrap("read authorization "+z.ID, decodeText(challenges, &z.Challenges))
 }
 
@@ -98,7 +100,10 @@ func newAuthorization(m *message, id pki.Identifier, types []challenge.Type, exp
 	z := Authorization{ID: db.NewID(m.now), AccountID: m.acct.ID, CA: m.ca.name, Identifier: id, State: acme.AuthorizationPending,
 		ExpiresAt: expires, CreatedAt: m.now, Challenges: make([]Challenge, len(types))}
 	for i, t := range types {
-		z.Challenges[i] = Challenge{Type: t, Token: newToken(), State: acme.ChallengePending}
+		z.Challenges[i] = Challenge{Type: t, State: acme.ChallengePending}
+		if t != challenge.DNSPersist01 { // its record is about the account, not about one challenge
+			z.Challenges[i].Token = newToken()
+		}
 	}
 	return z
 }
@@ -113,7 +118,7 @@ func newToken() string {
 // insert adds z with its encoded challenges to tx.
 func (z *Authorization) insert(tx *db.Tx, challenges string) {
 	tx.Queue(qInsertAuthz, nil, z.ID, z.AccountID, z.CA, null(z.OrderID), z.Identifier.Base().String(), z.Identifier.Wildcard(),
-		challenges, z.ExpiresAt, z.CreatedAt)
+		z.State, challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
 }
 
 // StateAt returns the state at an instant: what was not used before it expired
@@ -129,28 +134,33 @@ func (z *Authorization) StateAt(now time.Time) acme.AuthorizationStatus {
 // a new order, so that the order does not expire at once.
 const reuseMargin = 10 * time.Minute
 
-// reusable returns the valid authorizations of the signer for ids that were
-// proved by a method that the profile allows; of several the one that lasts.
-func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile) (map[pki.Identifier]Authorization, error) {
-	texts := make([]string, len(ids))
-	for i, id := range ids {
-		texts[i] = id.Base().String()
+// reusable returns the valid authorizations of the signer for ids, and for
+// domains above them if those count here, that were proved by a method that
+// the profile allows and that count beyond need.
+func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
+	texts := make([]string, 0, len(ids))
+	for _, id := range ids {
+		texts = append(texts, id.Base().String())
+		if m.ca.Subdomains {
+			for _, parent := range parents(id) {
+				texts = append(texts, parent.String())
+			}
+		}
 	}
-	var found map[pki.Identifier]Authorization
+	have := held{exact: map[pki.Identifier]Authorization{}, above: map[pki.Identifier]Authorization{}}
 	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
 		z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
+		z.Subdomains = r.Bool()
 		if !slices.Contains(p.Challenges, z.Method) {
 			return nil
 		}
-		if found == nil {
-			found = map[pki.Identifier]Authorization{}
-		}
-		if z.ExpiresAt.After(found[z.Identifier].ExpiresAt) {
-			found[z.Identifier] = z
+		keepLonger(have.exact, z)
+		if z.Subdomains && m.ca.Subdomains {
+			keepLonger(have.above, z)
 		}
 		return nil
-	}, m.acct.ID, texts, m.now.Add(reuseMargin))
-	return found, wrap("find valid authorizations", err)
+	}, m.acct.ID, texts, need)
+	return have, wrap("find valid authorizations", err)
 }
 
 // authz returns an authorization of the signer.
@@ -172,9 +182,9 @@ func (s *Server) authz(m *message, id string) (z Authorization, err error) {
 // the type of the challenge that is being validated right now, or "".
 func (z *Authorization) object(a *authority, now time.Time, running challenge.Type) *acme.Authorization {
 	o := &acme.Authorization{Identifier: z.Identifier.Base(), Status: z.StateAt(now), Expires: acme.At(z.ExpiresAt),
-		Wildcard: z.Identifier.Wildcard(), Challenges: make([]acme.Challenge, 0, len(z.Challenges))}
+		Wildcard: z.Identifier.Wildcard(), SubdomainAuthAllowed: z.Subdomains, Challenges: make([]acme.Challenge, 0, len(z.Challenges))}
 	for i := range z.Challenges {
-		c := z.Challenges[i].object(a, z.ID, running)
+		c := z.Challenges[i].object(a, z, running)
 		if z.State.Final() && c.Status == acme.ChallengePending || z.State == acme.AuthorizationValid && c.Status != acme.ChallengeValid {
 			continue // RFC 8555 section 7.1.4: only what was tried
 		}
@@ -184,13 +194,16 @@ func (z *Authorization) object(a *authority, now time.Time, running challenge.Ty
 }
 
 // object returns the challenge object (RFC 8555 section 7.1.5).
-func (c *Challenge) object(a *authority, authz string, running challenge.Type) acme.Challenge {
-	o := acme.Challenge{Type: string(c.Type), URL: a.challengeURL(authz, c.Type), Status: c.State, Token: c.Token, Error: c.Error}
+func (c *Challenge) object(a *authority, z *Authorization, running challenge.Type) acme.Challenge {
+	o := acme.Challenge{Type: string(c.Type), URL: a.challengeURL(z.ID, c.Type), Status: c.State, Token: c.Token, Error: c.Error}
 	if !c.Validated.IsZero() {
 		o.Validated = acme.At(c.Validated)
 	}
 	if c.State == acme.ChallengePending && running == c.Type {
 		o.Status = acme.ChallengeProcessing
+	}
+	if c.Type == challenge.DNSPersist01 {
+		a.present(&o, z.AccountID)
 	}
 	return o
 }
@@ -262,11 +275,16 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 	if id.Wildcard() {
 		return nil, fault.New(fault.Malformed, "a wildcard cannot be authorized in advance (RFC 8555 section 7.4.1); order it")
 	}
-	have, err := s.reusable(m, []pki.Identifier{id}, profile)
+	have, err := s.reusable(m, []pki.Identifier{id}, profile, m.now.Add(reuseMargin))
 	if err != nil {
 		return nil, err
 	}
-	if z, ok := have[id]; ok {
+	below := req.Identifier.SubdomainAuthAllowed && m.ca.speaksBelow(id)
+	z, ok := have.exact[id]
+	if below {
+		z, ok = have.above[id]
+	}
+	if ok {
 		full, err := s.authz(m, z.ID)
 		if err != nil {
 			return nil, err
@@ -274,13 +292,15 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 		m.SetHeader("Location", m.ca.authzURL(z.ID))
 		return object(http.StatusOK, full.object(m.ca, m.now, "")), nil
 	}
-	return s.storeAuthz(m, newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime)))
-}
-
-func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
 	if err := charges(m.now, with(nil, s.limits.OrdersPerAccount, m.acct.ID, 1)); err != nil {
 		return nil, err
 	}
+	fresh := []Authorization{s.fresh(m, profile, id, below, m.now.Add(s.cfg.PendingLifetime))}
+	s.justInTime(m, fresh, m.now.Add(reuseMargin))
+	return s.storeAuthz(m, fresh[0])
+}
+
+func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
 	challenges, err := json.Marshal(z.Challenges)
 	if err != nil {
 		return nil, wrap("encode challenges", err)
@@ -288,7 +308,7 @@ func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
 		z.insert(tx, string(challenges))
-		return nil
+		return z.noteProved(tx, m.actor(), m.now)
 	})
 	if err != nil {
 		return nil, wrap("store authorization", err)

@@ -96,7 +96,7 @@ func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
 			}
 		}
 	}
-	o := c.object(m.ca, z.ID, running)
+	o := c.object(m.ca, &z, running)
 	r := object(http.StatusOK, &o)
 	if o.Status == acme.ChallengeProcessing {
 		r.RetryAfter = time.Second
@@ -163,14 +163,16 @@ const settleTimeout = 10 * time.Second
 func (s *Server) validate(t *trial) (c Challenge, err error) {
 	start := time.Now()
 	fault.Point("acme.before_validation")
-	proof, caa, err := s.prove(t)
+	limit, cancel := context.WithTimeout(s.ctx, s.cfg.ValidationTimeout)
+	defer cancel()
+	proof, caa, err := s.prove(limit, t)
 	measure(s.ops.validate, start, err)
 	c = *t.challenge()
 	if s.ctx.Err() != nil {
 		return c, errInterrupted
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, settleTimeout)
-	defer cancel()
+	ctx, done := context.WithTimeout(s.ctx, settleTimeout)
+	defer done()
 	now := time.Now()
 	switch f := fault.As(err); {
 	case f == nil:
@@ -212,21 +214,22 @@ func (s *Server) settled(ctx context.Context, t *trial) (c Challenge, err error)
 
 // prove runs the validator and, at the same time, checks CAA: a name that may
 // not be issued is refused now, not at the end.
-func (s *Server) prove(t *trial) (challenge.Proof, challenge.Clearance, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.ValidationTimeout)
-	defer cancel()
+func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challenge.Clearance, error) {
+	req, err := s.request(ctx, t)
+	if err != nil {
+		return challenge.Proof{}, challenge.Clearance{}, err
+	}
 	type verdict struct {
 		clearance challenge.Clearance
 		err       error
 	}
-	c, account := t.challenge(), t.ca.accountURL(t.authz.AccountID)
+	method := t.challenge().Type
 	caa := make(chan verdict, 1)
 	go func() {
-		clearance, err := t.ca.CAA.Check(ctx, t.authz.Identifier, c.Type, account)
+		clearance, err := t.ca.CAA.Check(ctx, t.authz.Identifier, method, req.AccountURL)
 		caa <- verdict{clearance, err}
 	}()
-	proof, err := s.cfg.Validators.Validate(ctx, c.Type, challenge.Request{Identifier: t.authz.Identifier, Token: c.Token,
-		KeyAuthorization: acme.KeyAuthorization(c.Token, t.thumbprint), AccountURL: account})
+	proof, err := s.cfg.Validators.Validate(ctx, method, req)
 	if err != nil {
 		return challenge.Proof{}, challenge.Clearance{}, err
 	}
@@ -235,6 +238,18 @@ func (s *Server) prove(t *trial) (challenge.Proof, challenge.Clearance, error) {
 		return challenge.Proof{}, challenge.Clearance{}, v.err
 	}
 	return proof, v.clearance, nil
+}
+
+// request returns what the validator of a trial needs.
+func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, err error) {
+	c := t.challenge()
+	req = challenge.Request{Identifier: t.authz.Identifier, AccountURL: t.ca.accountURL(t.authz.AccountID), Subdomains: t.authz.Subdomains}
+	if c.Type == challenge.DNSPersist01 {
+		req.Persist, err = s.persistTerms(ctx, t.ca, t.authz.AccountID, t.thumbprint)
+		return req, err
+	}
+	req.Token, req.KeyAuthorization = c.Token, acme.KeyAuthorization(c.Token, t.thumbprint)
+	return req, nil
 }
 
 // settleValid stores a proof, and makes the order ready if it was the last one.
@@ -252,8 +267,14 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 		return err
 	}
 	z := &t.authz
+	if c.Type == challenge.DNSPersist01 {
+		defer s.accounts.forget(z.AccountID) // it learns of its first success
+	}
 	return s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qProve, db.ExactlyOne(errSettled), z.ID, text, c.Type, sealed, clearance, now, proof.At().Add(t.ca.AuthorizationLifetime), z.AccountID)
+		tx.Queue(qProve, db.ExactlyOne(errSettled), z.ID, text, c.Type, sealed, clearance, now, t.ca.lasts(proof, now), z.AccountID)
+		if c.Type == challenge.DNSPersist01 {
+			tx.Queue(qPersisted, nil, z.AccountID, now)
+		}
 		if z.OrderID != "" {
 			tx.Queue(qCountProof, nil, z.OrderID)
 		}

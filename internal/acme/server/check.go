@@ -123,7 +123,7 @@ func checkAuthz(z *Authorization, proofs *challenge.Sealer, report func(ca.Findi
 	case err != nil:
 		bad("it is valid without a proof that a validator made: " + err.Error())
 	case !strings.HasSuffix(proof.AccountURL(), "/acme/"+z.CA+accountDir+z.AccountID),
-		!proof.Covers(z.Identifier, proof.AccountURL()), proof.Method() != z.Method:
+		!proof.Covers(z.Identifier, proof.AccountURL()), proof.Method() != z.Method, z.Subdomains && !proof.Subdomains():
 		bad("its proof is about another identifier, account or method")
 	}
 }

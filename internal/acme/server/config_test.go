@@ -9,6 +9,7 @@ import (
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
 	"chancery/internal/acme/server"
+	"chancery/internal/ca"
 	"chancery/internal/obs"
 )
 
@@ -40,6 +41,12 @@ func TestConfigHasEffect(t *testing.T) {
 			next, _ := c.orderWith(map[string]any{"identifiers": ids("a.test"), "notAfter": soon()})
 			wantIn(t, "order on a valid authorization", next.Expires.Time, min(want, 7*24*time.Hour))
 		}
+	})
+	t.Run("Trust", func(t *testing.T) {
+		w := lite(t, func(c *server.Config) { c.AuthorizationLifetime = 400 * 24 * time.Hour }, forCA(func(a *server.CA) { a.Trust = ca.PublicWebPKI }))
+		c := w.account(t)
+		o, _ := c.ready("a.test")
+		wantIn(t, "valid authorization", c.post(o.Authorizations[0], nil).authz().Expires.Time, ca.PublicWebPKI.At(time.Now()).MaxReuse)
 	})
 	t.Run("MaxBody", func(t *testing.T) {
 		w := lite(t, func(c *server.Config) { c.MaxBody = 1000 })

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
@@ -53,6 +54,10 @@ func newAuthority(name string, c CA, cfg *Config) (*authority, error) {
 	if a.AuthorizationLifetime <= 0 {
 		a.AuthorizationLifetime = cfg.AuthorizationLifetime
 	}
+	orDefault(&a.JustInTime, JustInTimeKnown)
+	if err := a.checkPersist(); err != nil {
+		return nil, err
+	}
 	var err error
 	a.directory, err = json.Marshal(a.object(), json.Deterministic(true))
 	return a, err
@@ -81,6 +86,11 @@ func (p *Profile) check(validators *challenge.Registry) error {
 			return fault.New(fault.Invalid, "profile %s offers the challenge type %s, for which there is no validator", p.Name, t)
 		}
 	}
+	for i := 1; i < len(p.Challenges); i++ {
+		if last := p.Challenges[i-1]; last.Late() && !p.Challenges[i].Late() {
+			return fault.New(fault.Invalid, "profile %s lists %s before %s; put it last, for some clients give up at it", p.Name, last, p.Challenges[i])
+		}
+	}
 	return nil
 }
 
@@ -91,7 +101,11 @@ func (a *authority) object() *acme.Directory {
 		NewAuthz: a.base + "/new-authz", RevokeCert: a.base + "/revoke-cert", KeyChange: a.base + "/key-change",
 		RenewalInfo: a.base + "/renewal-info",
 		Meta: acme.Meta{TermsOfService: a.TermsOfService, Website: a.Website, CAAIdentities: a.CAAIdentities,
-			ExternalAccountRequired: a.EABRequired, Profiles: map[string]string{}},
+			ExternalAccountRequired: a.EABRequired, SubdomainAuthAllowed: a.Subdomains,
+			AutoRenewal: a.autoRenewalMeta(time.Now()), Profiles: map[string]string{}},
+	}
+	if a.persists() {
+		d.Meta.AccountHashPrefix, d.Meta.IssuerDomainNames = a.accountHashPrefix(), a.CAAIdentities
 	}
 	for name, p := range a.profiles {
 		d.Meta.Profiles[name] = p.Description

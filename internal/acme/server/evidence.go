@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,6 +29,7 @@ var qStoreCAA = db.SQL("acme.store_clearance", `UPDATE acme_authz SET caa = $2 W
 
 // clearedName is a CAA check that was made anew, to be stored.
 type clearedName struct {
+	name    pki.Identifier
 	authzID string
 	sealed  []byte
 }
@@ -54,12 +56,12 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 	pieces := make([]ca.Evidence, len(o.Identifiers))
 	var stale []int
 	for i, id := range o.Identifiers {
-		z := byName[id]
+		z := supporting(byName, id)
 		proof, err := s.support(a, o, z, id, now)
 		if err != nil {
 			return ca.Grant{}, nil, err
 		}
-		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof)}
+		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof, now)}
 		if caa, err := s.proofs.OpenClearance(z.CAA); err == nil &&
 			caa.Covers(id, proof.Method(), a.accountURL(o.AccountID), now, caaMaxAge) {
 			pieces[i].CAAAt = caa.At()
@@ -68,6 +70,7 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 		stale = append(stale, i)
 	}
 	cleared, err := s.recheck(ctx, a, o, pieces, stale)
+	cleared = slices.DeleteFunc(cleared, func(c clearedName) bool { return byName[c.name] == nil }) // a parent's row is about the parent
 	if err != nil {
 		return ca.Grant{}, nil, err
 	}
@@ -80,7 +83,9 @@ func (s *Server) authorizations(ctx context.Context, o *Order) (map[pki.Identifi
 	byName := make(map[pki.Identifier]*Authorization, len(o.AuthzIDs))
 	err := s.db.Read().All(ctx, qAuthzs, func(r *db.Row) error {
 		z, err := scanAuthz(r)
-		byName[z.Identifier] = &z
+		if byName[z.Identifier] == nil || z.Subdomains { // of two for one name the wider
+			byName[z.Identifier] = &z
+		}
 		return err
 	}, o.AuthzIDs)
 	return byName, wrap("read authorizations of order "+o.ID, err)
@@ -88,8 +93,8 @@ func (s *Server) authorizations(ctx context.Context, o *Order) (map[pki.Identifi
 
 // expiry is the instant until which z counts: as stored, or earlier if policy
 // became stricter since.
-func (a *authority) expiry(z *Authorization, proof challenge.Proof) time.Time {
-	if end := proof.At().Add(a.AuthorizationLifetime); end.Before(z.ExpiresAt) {
+func (a *authority) expiry(z *Authorization, proof challenge.Proof, now time.Time) time.Time {
+	if end := a.lasts(proof, now); end.Before(z.ExpiresAt) {
 		return end
 	}
 	return z.ExpiresAt
@@ -112,11 +117,11 @@ func (s *Server) support(a *authority, o *Order, z *Authorization, id pki.Identi
 		return challenge.Proof{}, bad("", fmt.Sprintf("the authorization is %s", state))
 	}
 	proof, err := s.proofs.Open(z.Proof)
-	if err != nil || !proof.Covers(id, a.accountURL(o.AccountID)) || proof.Method() != z.Method {
+	if err != nil || !a.covers(z, proof, id) || proof.Method() != z.Method {
 		s.log.Error("stored proof does not support its authorization", "authorization", z.ID, "identifier", id.Value, "error", err)
 		return challenge.Proof{}, bad(acme.AuthorizationRevoked, "the stored proof is not about this name and account")
 	}
-	if !now.Before(a.expiry(z, proof)) {
+	if !now.Before(a.expiry(z, proof, now)) {
 		return challenge.Proof{}, bad(acme.AuthorizationExpired, "the proof is older than policy allows now")
 	}
 	return proof, nil
@@ -139,7 +144,7 @@ func (s *Server) recheck(ctx context.Context, a *authority, o *Order, pieces []c
 			}
 			e.CAAAt = caa.At()
 			sealed, err := s.proofs.SealClearance(caa)
-			cleared[n] = clearedName{e.Reference, sealed}
+			cleared[n] = clearedName{e.Name, e.Reference, sealed}
 			return err
 		})
 	}

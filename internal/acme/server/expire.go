@@ -18,6 +18,9 @@ var (
 		(SELECT id FROM acme_authz WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`)
 )
 
+var qExpireStar = db.SQL("acme.delete_expired_star", `DELETE FROM acme_star WHERE order_id IN
+	(SELECT order_id FROM acme_star WHERE end_at < $1 ORDER BY end_at LIMIT $2)`)
+
 // Expire deletes one batch of orders and authorizations that expired longer
 // than the retention ago. Certificates and their status stay: they belong to
 // package ca, and outlive their orders.
@@ -28,6 +31,7 @@ func (s *Server) Expire(ctx context.Context, now time.Time) (loop.Count, error) 
 		if orders, err = tx.Exec(ctx, qExpireOrders, before, expireBatch); err != nil {
 			return err
 		}
+		tx.Queue(qExpireStar, nil, before, expireBatch)
 		authz, err = tx.Exec(ctx, qExpireAuthz, before, expireBatch)
 		return err
 	})

@@ -54,11 +54,14 @@ func (s *Server) finalize(m *message) (reply *httpd.Reply, err error) {
 	for {
 		if state := o.StateAt(m.now); state != acme.OrderReady {
 			if done, err := answers(&o, state, der); err != nil || done || time.Now().After(deadline) {
-				return o.reply(m, http.StatusOK), err
+				if err != nil {
+					return nil, err
+				}
+				return s.orderReply(m, &o, http.StatusOK)
 			}
 		} else if err := s.try(m, &o, der); err == nil {
 			fault.Point("acme.after_finalize")
-			return o.reply(m, http.StatusOK), nil
+			return s.orderReply(m, &o, http.StatusOK)
 		} else if !errors.Is(err, errNotClaimed) {
 			return nil, err
 		} else if time.Now().After(deadline) {
@@ -202,7 +205,8 @@ type work struct {
 	now     time.Time
 	cleared []clearedName
 	claim   func(tx *db.Tx, certificateID string)
-	intent  string // id of the certificate, once the claim was tried
+	intent  string    // id of the certificate, once the claim was tried
+	plan    *schedule // of an order that renews itself
 }
 
 // run issues; the order takes part in both transactions of it. If it fails
@@ -214,12 +218,17 @@ func (w *work) run(ctx context.Context, grant ca.Grant, csr *pki.CSR, actor stri
 	if err != nil {
 		return err
 	}
-	cert, err := s.cfg.Issuer.Issue(ctx, ca.Request{CA: o.CA, Profile: profile, Grant: grant, CSR: csr, NotBefore: o.NotBefore, NotAfter: o.NotAfter,
+	var from, to time.Time
+	w.plan, from, to = o.firstStar(w.now)
+	cert, err := s.cfg.Issuer.Issue(ctx, ca.Request{CA: o.CA, Profile: profile, Grant: grant, CSR: csr, NotBefore: from, NotAfter: to,
 		OrderID: o.ID, AccountID: o.AccountID, Actor: actor, Claim: w.onClaim, Complete: w.onComplete})
 	if err != nil {
 		return w.failed(ctx, err)
 	}
 	o.State, o.CertificateID, o.CSR = acme.OrderValid, cert.ID, csr.DER
+	if w.plan != nil {
+		o.ExpiresAt = w.plan.end
+	}
 	if s.cfg.OnIssue != nil {
 		s.cfg.OnIssue(context.WithoutCancel(ctx), cert)
 	}
@@ -237,8 +246,11 @@ func (w *work) onClaim(_ context.Context, tx *db.Tx, certificateID string) error
 }
 
 // onComplete joins the transaction of the certificate.
-func (w *work) onComplete(_ context.Context, tx *db.Tx, _ string) error {
+func (w *work) onComplete(_ context.Context, tx *db.Tx, certificateID string) error {
 	tx.Queue(qFinish, db.ExactlyOne(errNotClaimed), w.order.ID, w.token)
+	if w.plan != nil {
+		w.plan.begin(tx, w.order.ID, certificateID, w.order.AutoRenewal.AllowCertificateGet)
+	}
 	return nil
 }
 

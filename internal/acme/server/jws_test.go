@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"chancery/internal/acme"
+	"chancery/internal/acme/challenge"
 	"chancery/internal/acme/server"
 )
 
@@ -178,6 +180,23 @@ func TestConfigIsChecked(t *testing.T) {
 			a.DefaultProfile = "nope"
 			c.CAs = map[string]server.CA{"a": a}
 		},
+		"a challenge type that must be last, first": func(c *server.Config) {
+			a := c.CAs["default"]
+			a.Profiles = []server.Profile{{Profile: a.Profiles[0].Profile, Challenges: []challenge.Type{challenge.DNSAccount01, challenge.DNS01}}}
+			c.CAs = map[string]server.CA{"a": a}
+		},
+		"dns-persist-01 without an issuer domain name": func(c *server.Config) {
+			offer(challenge.DNSPersist01)(c)
+			forCA(func(a *server.CA) { a.CAAIdentities = nil })(c)
+		},
+		"dns-persist-01 with an issuer domain name that is not normal": func(c *server.Config) {
+			offer(challenge.DNSPersist01)(c)
+			forCA(func(a *server.CA) { a.CAAIdentities = []string{"CA.test"} })(c)
+		},
+		"dns-persist-01 with more issuer domain names than a challenge may have": func(c *server.Config) {
+			offer(challenge.DNSPersist01)(c)
+			forCA(func(a *server.CA) { a.CAAIdentities = strings.Split(strings.Repeat("ca.test ", 11), " ")[:11] })(c)
+		},
 		"no CAA checker": func(c *server.Config) {
 			a := c.CAs["default"]
 			a.CAA = nil
@@ -185,6 +204,7 @@ func TestConfigIsChecked(t *testing.T) {
 		},
 	} {
 		cfg := w.cfg
+		cfg.CAs = maps.Clone(w.cfg.CAs)
 		change(&cfg)
 		if s, err := server.New(cfg); err == nil {
 			s.Close()

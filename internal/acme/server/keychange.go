@@ -35,6 +35,7 @@ func (s *Server) keyChange(m *message) (reply *httpd.Reply, err error) {
 	moved := fault.New(fault.Conflict, "the account's key was changed, or the account deactivated, at the same time")
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		tx.Queue(qChangeKey, db.ExactlyOne(moved), m.acct.ID, m.key.Thumbprint, next.Thumbprint, string(next.JWK()))
+		tx.Queue(qKeepKey, nil, m.acct.ID, m.key.Thumbprint, m.now)
 		return audit.Append(tx, audit.Entry{At: m.now, Kind: "account.change_key", Actor: m.actor(), Subject: "account:" + m.acct.ID,
 			Data: map[string]string{"from": m.key.Thumbprint, "to": next.Thumbprint}})
 	})

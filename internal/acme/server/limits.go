@@ -23,6 +23,7 @@ type Limits struct {
 	FailuresPerName        *limit.Limiter // failed validations of one account for one identifier
 	CertificatesPerDomain  *limit.Limiter // certificates under one registered domain, of all accounts
 	CertificatesPerNameSet *limit.Limiter // certificates for exactly the same names
+	LookupsPerName         *limit.Limiter // just-in-time validations of one name, of all accounts
 	VerificationsPerIP     *limit.Limiter // cost of signature checks, one unit about that of P-256
 
 	// PendingOrders is how many orders of one account may be open at once;
@@ -39,6 +40,7 @@ func DefaultLimits() *Limits {
 		limit.Definition{Name: "failures-per-name", Scope: limit.PerName, Rate: limit.Rate{Count: 5, Per: time.Hour}},
 		limit.Definition{Name: "certificates-per-domain", Scope: limit.PerDomain, Rate: limit.Rate{Count: 10000, Per: 7 * day}},
 		limit.Definition{Name: "certificates-per-name-set", Scope: limit.PerNameSet, Rate: limit.Rate{Count: 25, Per: 7 * day}},
+		limit.Definition{Name: "lookups-per-name", Scope: limit.PerDomain, Rate: limit.Rate{Count: 60, Per: time.Hour}},
 		limit.Definition{Name: "verifications-per-ip", Scope: limit.PerIP, Rate: limit.Rate{Count: 30000, Per: time.Minute, Burst: 10000}},
 	)
 	if err != nil {
@@ -48,7 +50,7 @@ func DefaultLimits() *Limits {
 		AccountsPerIP: set.Get("accounts-per-ip"), AccountsPerNet: set.Get("accounts-per-net"),
 		OrdersPerAccount: set.Get("orders-per-account"), FailuresPerName: set.Get("failures-per-name"),
 		CertificatesPerDomain: set.Get("certificates-per-domain"), CertificatesPerNameSet: set.Get("certificates-per-name-set"),
-		VerificationsPerIP: set.Get("verifications-per-ip"), PendingOrders: 1000,
+		LookupsPerName: set.Get("lookups-per-name"), VerificationsPerIP: set.Get("verifications-per-ip"), PendingOrders: 1000,
 	}
 }
 
@@ -153,6 +155,11 @@ func (l *Limits) failed(accountID string, id pki.Identifier, now time.Time) {
 	if l.FailuresPerName != nil {
 		l.FailuresPerName.Allow(accountID+" "+id.Value, 1, now)
 	}
+}
+
+// lookup charges for a just-in-time validation of a name.
+func (l *Limits) lookup(id pki.Identifier, now time.Time) error {
+	return charges(now, with(nil, l.LookupsPerName, id.Base().Value, 1))
 }
 
 // nameSet is the key of an exact set of names, which are sorted.

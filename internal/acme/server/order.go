@@ -5,6 +5,7 @@ import (
 	"encoding/json/v2"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -37,11 +38,15 @@ type Order struct {
 	CreatedAt     time.Time
 	ClaimedAt     time.Time // when finalization began; zero: not yet
 
+	// AutoRenewal is set for an order that renews itself (RFC 8739).
+	AutoRenewal *acme.AutoRenewal
+
 	claimToken string
+	ancestors  map[pki.Identifier]pki.Identifier // of a new order: what to challenge in place of what (RFC 9444)
 }
 
 const orderColumns = `id, account_id, ca, state, profile, profile_hash, identifiers, authz_ids, authz_pending, not_before, not_after,
-	replaces, csr, certificate_id, error, expires_at, created_at, claimed_at, claim_token`
+	replaces, csr, certificate_id, error, expires_at, created_at, claimed_at, claim_token, auto_renewal`
 
 var (
 	qOrder = db.SQL("acme.get_order", `SELECT `+orderColumns+` FROM acme_order WHERE id = $1`)
@@ -54,9 +59,9 @@ var (
 	qFreeReplaces = db.SQL("acme.free_replaced", `UPDATE acme_order SET state = 'invalid'
 		WHERE replaces = $1 AND replaces IS NOT NULL AND state <> 'invalid' AND state IN ('pending', 'ready') AND expires_at <= $2`)
 	qInsertOrder = db.SQL("acme.insert_order", `INSERT INTO acme_order (id, account_id, ca, state, profile, profile_hash, identifiers, names_hash,
-			authz_ids, authz_pending, not_before, not_after, replaces, expires_at, created_at)
+			authz_ids, authz_pending, not_before, not_after, replaces, expires_at, created_at, auto_renewal)
 		SELECT $1::text, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::bigint, $11::bigint, $12::bigint,
-			$13::text, $14::bigint, $15::bigint
+			$13::text, $14::bigint, $15::bigint, $17::text
 		WHERE EXISTS (SELECT 1 FROM acme_account WHERE id = $2 AND thumbprint = $16 AND state = 'valid')`)
 	qAccountOrders = db.SQL("acme.list_account_orders", `SELECT id FROM acme_order WHERE account_id = $1 AND id > $2 AND state <> 'invalid'
 		ORDER BY id LIMIT $3`)
@@ -69,10 +74,15 @@ func scanOrder(r *db.Row) (Order, error) {
 	o.AuthzPending, o.NotBefore, o.NotAfter, o.Replaces, o.CSR, o.CertificateID = r.Int(), r.Time(), r.Time(), r.Text(), r.Bytes(), r.Text()
 	problem := r.Text()
 	o.ExpiresAt, o.CreatedAt, o.ClaimedAt, o.claimToken = r.Time(), r.Time(), r.Time(), r.Text()
+	renewal := r.Text()
 	err := errors.Join(json.Unmarshal([]byte(identifiers), &o.Identifiers), json.Unmarshal([]byte(authz), &o.AuthzIDs))
 	if problem != "" {
 		o.Error = new(acme.Problem)
 		err = errors.Join(err, json.Unmarshal([]byte(problem), o.Error))
+	}
+	if renewal != "" {
+		o.AutoRenewal = new(acme.AutoRenewal)
+		err = errors.Join(err, json.Unmarshal([]byte(renewal), o.AutoRenewal))
 	}
 	return o, wrap("read order "+o.ID, err)
 }
@@ -107,18 +117,22 @@ func (o *Order) StateAt(now time.Time) acme.OrderStatus {
 	return o.State
 }
 
-// reply returns the order object (RFC 8555 section 7.1.3).
-func (o *Order) reply(m *message, status int) *httpd.Reply {
+// reply returns the order object (RFC 8555 section 7.1.3); renewing is the row
+// of an order that renews itself and is valid.
+func (o *Order) reply(m *message, renewing *star, status int) *httpd.Reply {
 	url := m.ca.orderURL(o.ID)
 	m.SetHeader("Location", url)
 	v := acme.Order{Status: o.StateAt(m.now), Expires: acme.At(o.ExpiresAt), Identifiers: o.Identifiers,
-		NotBefore: acme.At(o.NotBefore), NotAfter: acme.At(o.NotAfter), Profile: o.Profile, Replaces: o.Replaces, Error: o.Error,
+		NotBefore: acme.At(o.NotBefore), NotAfter: acme.At(o.NotAfter), Profile: o.Profile, Replaces: o.Replaces, Error: o.Error, AutoRenewal: o.AutoRenewal,
 		Authorizations: make([]string, len(o.AuthzIDs)), Finalize: url + "/finalize"}
 	for i, id := range o.AuthzIDs {
 		v.Authorizations[i] = m.ca.authzURL(id)
 	}
 	if v.Status == acme.OrderValid {
 		v.Certificate = m.ca.certURL(o.CertificateID)
+	}
+	if renewing != nil {
+		renewing.present(&v, m.ca, o.ID)
 	}
 	r := object(status, &v)
 	if v.Status == acme.OrderProcessing {
@@ -139,16 +153,16 @@ func (s *Server) order(m *message, id string) (Order, error) {
 	return o, m.mine("order", o.AccountID, o.CA)
 }
 
-// getOrder answers POST-as-GET of an order.
-func (s *Server) getOrder(m *message) (*httpd.Reply, error) {
-	if err := m.postAsGet(); err != nil {
-		return nil, err
-	}
+// postOrder answers POST to an order: read, or cancel one that renews itself.
+func (s *Server) postOrder(m *message) (*httpd.Reply, error) {
 	o, err := s.order(m, m.PathValue("id"))
 	if err != nil {
 		return nil, err
 	}
-	return o.reply(m, http.StatusOK), nil
+	if !m.jws.PostAsGet() {
+		return s.cancel(m, &o)
+	}
+	return s.orderReply(m, &o, http.StatusOK)
 }
 
 // orderPage is how many orders one page of an account's list holds.
@@ -201,7 +215,7 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 	}
 	if same != "" {
 		if o, err := GetOrder(m.ctx, s.db.Read(), same); err == nil && o.StateAt(m.now) != acme.OrderInvalid {
-			return o.reply(m, http.StatusCreated), nil
+			return s.orderReply(m, &o, http.StatusCreated)
 		}
 	}
 	if o.Replaces == "" {
@@ -217,7 +231,7 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 		return nil, err
 	}
 	fault.Point("acme.after_new_order")
-	return o.reply(m, http.StatusCreated), nil
+	return s.orderReply(m, o, http.StatusCreated)
 }
 
 // openOrders returns the id of an open order that is the same as this one, or
@@ -279,31 +293,70 @@ func (b *openBounds) set(account string, n int) {
 // attach gives the order a valid authorization for each identifier that has
 // one, and new ones, which it returns, for the others.
 func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization, error) {
-	valid, err := s.reusable(m, o.Identifiers, profile)
+	need := m.now.Add(reuseMargin)
+	if o.AutoRenewal != nil { // what renews itself must be authorized to its end
+		need = o.AutoRenewal.EndDate.Time
+	}
+	valid, err := s.reusable(m, o.Identifiers, profile, need)
 	if err != nil {
 		return nil, err
 	}
 	var fresh []Authorization
+	made := map[pki.Identifier]bool{}
 	for _, id := range o.Identifiers {
-		if have, ok := valid[id]; ok {
-			o.AuthzIDs = append(o.AuthzIDs, have.ID)
-			if have.ExpiresAt.Before(o.ExpiresAt) {
-				o.ExpiresAt = have.ExpiresAt
-			}
+		if have, ok := valid.find(id); ok {
+			o.count(have)
 			continue
 		}
-		z := newAuthorization(m, id, s.offers(profile, id), m.now.Add(s.cfg.PendingLifetime))
-		z.OrderID = o.ID
+		target, below := id, false
+		if up, ok := o.ancestors[id]; ok {
+			target, below = up, true
+		} else if o.challenges(id) {
+			below = true // one of the other names has it challenged for both
+		}
+		if made[target] {
+			continue
+		}
+		z := s.fresh(m, profile, target, below, m.now.Add(s.cfg.PendingLifetime))
+		if below && !z.Subdomains { // the profile has no method for it
+			z = s.fresh(m, profile, id, false, z.ExpiresAt)
+		}
+		z.OrderID, made[z.Identifier] = o.ID, true
 		fresh = append(fresh, z)
 		o.AuthzIDs = append(o.AuthzIDs, z.ID)
 	}
-	o.State, o.AuthzPending = acme.OrderPending, len(fresh)
-	if len(fresh) == 0 {
-		o.State = acme.OrderReady
-	} else if end := fresh[0].ExpiresAt; end.Before(o.ExpiresAt) {
-		o.ExpiresAt = end
+	s.justInTime(m, fresh, need)
+	o.State = acme.OrderReady
+	for i := range fresh {
+		if fresh[i].State == acme.AuthorizationPending {
+			o.State, o.AuthzPending = acme.OrderPending, o.AuthzPending+1
+		}
+		if end := fresh[i].ExpiresAt; end.Before(o.ExpiresAt) {
+			o.ExpiresAt = end
+		}
 	}
 	return fresh, nil
+}
+
+// count adds a valid authorization to a new order, once.
+func (o *Order) count(z Authorization) {
+	if slices.Contains(o.AuthzIDs, z.ID) {
+		return
+	}
+	o.AuthzIDs = append(o.AuthzIDs, z.ID)
+	if z.ExpiresAt.Before(o.ExpiresAt) {
+		o.ExpiresAt = z.ExpiresAt
+	}
+}
+
+// challenges reports whether id is challenged in place of another name.
+func (o *Order) challenges(id pki.Identifier) bool {
+	for _, up := range o.ancestors {
+		if up == id {
+			return true
+		}
+	}
+	return false
 }
 
 // storeOrder writes the order and its new authorizations in one transaction.
@@ -319,14 +372,21 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		}
 	}
 	identifiers := string(appendIdentifiers(nil, o.Identifiers))
+	renewal, err := o.renewalText()
+	if err != nil {
+		return err
+	}
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		if o.Replaces != "" {
 			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
 		}
 		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), o.ID, o.AccountID, o.CA, o.State, o.Profile, o.ProfileHash,
-			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint)
+			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint, renewal)
 		for i := range fresh {
 			fresh[i].insert(tx, string(rows[i]))
+			if err := fresh[i].noteProved(tx, m.actor(), m.now); err != nil {
+				return err
+			}
 		}
 		return nil
 	})

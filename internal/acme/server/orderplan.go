@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json/v2"
+	"fmt"
 	"slices"
 	"time"
 
@@ -18,25 +19,28 @@ import (
 // planOrder turns what a client asks for into an order that could be
 // fulfilled, or says why not. Nothing is stored.
 func (s *Server) planOrder(m *message, req *acme.NewOrder) (*Order, *Profile, error) {
-	switch {
-	case req.AutoRenewal != nil:
-		return nil, nil, fault.New(fault.Malformed, "this server does not offer auto-renewal (RFC 8739); see the directory's meta")
-	case req.Delegation != "":
+	if req.Delegation != "" {
 		return nil, nil, fault.New(fault.Malformed, "this server does not offer delegation (RFC 9115); see the directory's meta")
 	}
 	profile, err := m.ca.profile(req.Profile)
 	if err != nil {
 		return nil, nil, err
 	}
-	ids, err := s.identifiers(req.Identifiers, profile)
+	ids, ancestors, err := s.identifiers(m.ca, req.Identifiers, profile)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := checkPeriod(req.NotBefore.Time, req.NotAfter.Time, m.now, profile.Period); err != nil {
+	if err := checkPeriod(req.NotBefore.Time, req.NotAfter.Time, m.now, m.ca.Trust.At(m.now).Period(profile.Period)); err != nil {
 		return nil, nil, err
 	}
+	var renewal *acme.AutoRenewal
+	if req.AutoRenewal != nil {
+		if renewal, err = m.ca.planStar(req, profile, m.now); err != nil {
+			return nil, nil, err
+		}
+	}
 	o := &Order{ID: db.NewID(m.now), AccountID: m.acct.ID, CA: m.ca.name, Profile: profile.Name, ProfileHash: profile.Hash(),
-		Identifiers: ids, NotBefore: req.NotBefore.Time, NotAfter: req.NotAfter.Time, Replaces: req.Replaces,
+		Identifiers: ids, ancestors: ancestors, NotBefore: req.NotBefore.Time, NotAfter: req.NotAfter.Time, Replaces: req.Replaces, AutoRenewal: renewal,
 		ExpiresAt: m.now.Add(s.cfg.OrderLifetime), CreatedAt: m.now}
 	if req.Replaces != "" {
 		err = s.checkReplaces(m.ctx, m, req.Replaces, ids)
@@ -56,32 +60,43 @@ func (a *authority) profile(name string) (*Profile, error) {
 }
 
 // identifiers checks each name and returns them sorted, each once. Every name
-// that is refused gets its own subproblem (RFC 8555 section 6.7.1).
-func (s *Server) identifiers(asked []acme.Identifier, p *Profile) ([]pki.Identifier, error) {
+// that is refused gets its own subproblem (RFC 8555 section 6.7.1). ancestors
+// are the domains to challenge in place of names (RFC 9444 section 4.3).
+func (s *Server) identifiers(ca *authority, asked []acme.Identifier, p *Profile) (ids []pki.Identifier, ancestors map[pki.Identifier]pki.Identifier, err error) {
 	if len(asked) == 0 {
-		return nil, fault.New(fault.Malformed, "an order needs at least one identifier")
+		return nil, nil, fault.New(fault.Malformed, "an order needs at least one identifier")
 	}
 	if len(asked) > s.cfg.MaxNames {
-		return nil, fault.New(fault.Malformed, "an order may have at most %d identifiers; use several orders", s.cfg.MaxNames)
+		return nil, nil, fault.New(fault.Malformed, "an order may have at most %d identifiers; use several orders", s.cfg.MaxNames)
 	}
-	ids := make([]pki.Identifier, 0, len(asked))
+	ids = make([]pki.Identifier, 0, len(asked))
 	var subs []fault.Sub
 	for _, a := range asked {
 		id, err := s.identifier(a.PKI(), p)
+		up := id
+		if err == nil {
+			up, err = ca.ancestor(a, id)
+		}
 		if err != nil {
 			f := fault.As(err)
 			subs = append(subs, fault.Sub{Code: f.Code, Detail: f.Detail, IdentifierType: string(a.Type), IdentifierValue: a.Value})
 			continue
 		}
 		ids = append(ids, id)
+		if up != id {
+			if ancestors == nil {
+				ancestors = map[pki.Identifier]pki.Identifier{}
+			}
+			ancestors[id] = up
+		}
 	}
 	if len(subs) > 0 {
-		return nil, refusal(subs)
+		return nil, nil, refusal(subs)
 	}
-	if len(ids) == 1 {
-		return ids, nil
+	if len(ids) > 1 {
+		ids = pki.SortIdentifiers(ids)
 	}
-	return pki.SortIdentifiers(ids), nil
+	return ids, ancestors, nil
 }
 
 // refusal is one error for several names.
@@ -137,7 +152,16 @@ func (o *Order) requestHash() string {
 	for _, part := range []string{o.CA, o.ProfileHash, o.Replaces, unixText(o.NotBefore), unixText(o.NotAfter)} {
 		b = append(append(b, part...), '\n')
 	}
-	sum := sha256.Sum256(appendIdentifiers(b, o.Identifiers))
+	b = appendIdentifiers(b, o.Identifiers)
+	if r := o.AutoRenewal; r != nil {
+		b = fmt.Appendf(b, "\n%s %s %d %d %t", unixText(r.StartDate.Time), unixText(r.EndDate.Time), r.Lifetime, r.LifetimeAdjust, r.AllowCertificateGet)
+	}
+	for _, id := range o.Identifiers {
+		if up, ok := o.ancestors[id]; ok {
+			b = append(append(append(append(b, '\n'), id.Value...), ' '), up.Value...)
+		}
+	}
+	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
 }
 

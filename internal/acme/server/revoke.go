@@ -34,6 +34,9 @@ func (s *Server) revoke(m *message) (reply *httpd.Reply, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.refuseStar(m.ctx, &c); err != nil {
+		return nil, err
+	}
 	r := ca.Revocation{CertificateID: c.ID, Actor: m.actor()}
 	if req.Reason != nil {
 		if r.Reason, err = ca.CheckReason(*req.Reason); err != nil {
@@ -101,13 +104,13 @@ func (s *Server) holdsAll(m *message, c *ca.Certificate) (bool, error) {
 	if len(ids) == 0 {
 		return false, nil
 	}
-	have, err := s.reusable(m, ids, everyMethod(s, ids))
+	have, err := s.reusable(m, ids, everyMethod(s, ids), m.now)
 	if err != nil {
 		return false, err
 	}
 	o := &Order{AccountID: m.acct.ID, CA: m.ca.name}
 	for _, id := range ids {
-		found, ok := have[id]
+		found, ok := have.find(id)
 		if !ok {
 			return false, nil
 		}

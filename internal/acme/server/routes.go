@@ -30,13 +30,15 @@ func (s *Server) Routes(mux *httpd.Mux) {
 	post("account/{id}/orders", byAccount, s.listOrders)
 	post("key-change", byAccount, s.keyChange)
 	post("new-order", byAccount, s.newOrder)
-	post("order/{id}", byAccount, s.getOrder)
+	post("order/{id}", byAccount, s.postOrder)
 	post("order/{id}/finalize", byAccount, s.finalize)
 	post("new-authz", byAccount, s.newAuthz)
 	post("authz/{id}", byAccount, s.postAuthz)
 	post("challenge/{authz}/{type}", byAccount, s.postChallenge)
 	post("certificate/{id}", byAccount, s.getCertificate)
 	post("certificate/{id}/{chain}", byAccount, s.getCertificate)
+	g.Handle("POST /acme/{ca}/star/{id}", s.post(byAccount, s.postStar))
+	get("star/{id}", s.getStar)
 	post("revoke-cert", byEither, s.revoke)
 
 	if s.cfg.CORS {

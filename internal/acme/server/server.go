@@ -144,6 +144,27 @@ type CA struct {
 	// 9773 section 4.2); "": none.
 	ExplanationURL string
 
+	// Trust is the trust profile of the authority, which may bound profiles and
+	// the reuse of proofs further; "": ca.Private.
+	Trust ca.Trust
+
+	// JustInTime says for whom dns-persist-01 is tried when an order is made;
+	// "": JustInTimeKnown.
+	JustInTime JustInTime
+
+	// PersistAccountURL lets records of dns-persist-01 name the account by its
+	// URL as it is, as the drafts before 02 did, and shows challenges of the
+	// method under the names of those drafts too.
+	PersistAccountURL bool
+
+	// Subdomains lets whoever controls a domain authorize what is below it, by
+	// a method that uses its zone (RFC 9444); records of dns-persist-01 with
+	// policy=wildcard count for subdomains.
+	Subdomains bool
+
+	// AutoRenewal are the limits of orders that renew themselves (RFC 8739).
+	AutoRenewal AutoRenewal
+
 	// AuthorizationLifetime, if set, wins over that of Config: what the policy
 	// of this authority's trust profile allows.
 	AuthorizationLifetime time.Duration
@@ -273,7 +294,7 @@ func (c *Config) defaults() {
 
 // ops are the meters of the operations, nil when not measured.
 type ops struct {
-	newAccount, keyChange, newOrder, newAuthz, validate, finalize, revoke, recover *obs.Op
+	newAccount, keyChange, newOrder, newAuthz, validate, finalize, revoke, recover, renewStar *obs.Op
 }
 
 func newOps(m *obs.Metrics) ops {
@@ -281,7 +302,7 @@ func newOps(m *obs.Metrics) ops {
 		return ops{}
 	}
 	return ops{m.Op("new_account"), m.Op("key_change"), m.Op("new_order"), m.Op("new_authz"), m.Op("validate"),
-		m.Op("finalize"), m.Op("revoke"), m.Op("recover_order")}
+		m.Op("finalize"), m.Op("revoke"), m.Op("recover_order"), m.Op("renew_star")}
 }
 
 // measure records one run of op, which may be nil.

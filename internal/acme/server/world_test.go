@@ -205,7 +205,7 @@ func (w *world) validators(t testing.TB, httpPort uint16) (*challenge.Registry, 
 		t.Fatal(err)
 	}
 	c := challenge.Config{Resolver: r, Policy: policy, HTTP01Port: httpPort, TLSALPN01Port: httpPort}
-	registry, err := challenge.NewRegistry(challenge.NewHTTP01(c), challenge.NewDNS01(c), challenge.NewTLSALPN01(c))
+	registry, err := challenge.NewRegistry(challenge.NewHTTP01(c), challenge.NewDNS01(c), challenge.NewTLSALPN01(c), challenge.NewDNSAccount01(c), challenge.NewDNSPersist01(c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -537,9 +537,12 @@ func (c *client) solve(z acme.Authorization, typ challenge.Type) acme.Challenge 
 			continue
 		}
 		ka := acme.KeyAuthorization(ch.Token, c.signer.PublicKey().Thumbprint)
-		if typ == challenge.DNS01 {
+		switch typ {
+		case challenge.DNS01:
 			c.w.dns.Add("_acme-challenge." + z.Identifier.Value + `. 60 IN TXT "` + challenge.DNS01Value(ka) + `"`)
-		} else {
+		case challenge.DNSAccount01:
+			c.w.dns.Add(challenge.AccountLabel(c.kid) + "._acme-challenge." + z.Identifier.Value + `. 60 IN TXT "` + challenge.DNS01Value(ka) + `"`)
+		default:
 			c.w.publish(ch.Token, ka)
 		}
 		return c.post(ch.URL, map[string]any{}).want(http.StatusOK).challenge()

@@ -18,18 +18,24 @@ type Tokens struct {
 	slots chan struct{}
 	slow  time.Duration
 
-	taken, delayed atomic.Uint64
+	taken, delayed, stalled atomic.Uint64
 }
 
+// Stall is how many times the bound of a delay a wait must last to count as
+// stalled.
+const Stall = 5
+
 // NewTokens returns n tokens, at least one. Waits longer than slow count as
-// delayed.
+// delayed, those longer than Stall times slow as stalled too.
 func NewTokens(n int, slow time.Duration) *Tokens {
 	return &Tokens{slots: make(chan struct{}, max(n, 1)), slow: slow}
 }
 
-// Counts returns how often a token was taken, and how often that took longer
-// than the bound, since the start.
-func (t *Tokens) Counts() (taken, delayed uint64) { return t.taken.Load(), t.delayed.Load() }
+// Counts returns how often a token was taken since the start, and how many of
+// those were delayed and stalled.
+func (t *Tokens) Counts() (taken, delayed, stalled uint64) {
+	return t.taken.Load(), t.delayed.Load(), t.stalled.Load()
+}
 
 // acquire takes a token.
 func (t *Tokens) acquire() {
@@ -41,8 +47,12 @@ func (t *Tokens) acquire() {
 	}
 	began := time.Now()
 	t.slots <- struct{}{}
-	if time.Since(began) > t.slow {
+	waited := time.Since(began)
+	if waited > t.slow {
 		t.delayed.Add(1)
+	}
+	if waited > Stall*t.slow {
+		t.stalled.Add(1)
 	}
 }
 

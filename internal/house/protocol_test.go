@@ -1,0 +1,43 @@
+package house
+
+import (
+	"go/ast"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+)
+
+// namedTest is a test in docs/protocol.md, with or without its package.
+var namedTest = regexp.MustCompile("`(?:([a-z]+)\\.)?(Test[A-Za-z0-9]+)`")
+
+// TestProtocolNamesRealTests: a feature whose test was renamed or deleted must
+// not stay in the list of what is tested.
+func TestProtocolNamesRealTests(t *testing.T) {
+	m := read(t)
+	have := map[string]bool{}
+	for _, f := range m.files {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && f.test && fn.Recv == nil {
+				have[filepath.Base(f.pkg)+"."+fn.Name.Name] = true
+			}
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(m.root, "docs", "protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := namedTest.FindAllSubmatch(text, -1)
+	if len(found) < 50 {
+		t.Errorf("docs/protocol.md names only %d tests", len(found))
+	}
+	for _, n := range found {
+		pkg := string(n[1])
+		if pkg == "" {
+			pkg = "server"
+		}
+		if !have[pkg+"."+string(n[2])] {
+			t.Errorf("docs/protocol.md names %s, which no package %s has", n[0], pkg)
+		}
+	}
+}
