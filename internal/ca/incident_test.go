@@ -212,7 +212,7 @@ func (w *world) mustHoldJournal(t *testing.T, id string, want int) {
 func TestIncidentSurvivesAnything(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, pki.P256)
-		ids := w.fill(t, catest.Spec{N: 2600, IssuedAt: time.Now().Add(-24 * time.Hour)})
+		ids := w.fill(t, catest.Spec{N: 1600, IssuedAt: time.Now().Add(-24 * time.Hour)})
 		c, err := ca.Get(t.Context(), d.Read(), ids[0])
 		must(t, err)
 		cert, err := c.X509()
@@ -234,10 +234,10 @@ func TestIncidentSurvivesAnything(t *testing.T) {
 			t.Error("it was never cut off")
 		}
 		got := w.incident(t, i.ID)
-		if got.Marked != 2600 || got.Revoked != 2600 || got.Skipped != 0 || w.revoked(t, ids) != 2600 {
+		if got.Marked != 1600 || got.Revoked != 1600 || got.Skipped != 0 || w.revoked(t, ids) != 1600 {
 			t.Errorf("cut off %d times: %+v", cut, got)
 		}
-		w.mustHoldJournal(t, i.ID, 2600)
+		w.mustHoldJournal(t, i.ID, 1600)
 		if err := ca.Blocked(t.Context(), d.Read(), key); err == nil {
 			t.Error("the key is not blocked")
 		}

@@ -238,7 +238,7 @@ func TestReadPathAsksNoDatabase(t *testing.T) {
 // processes, while they issue; CHANCERY_MASS says how many (100000 is what
 // docs/design/revocation.md reports).
 func TestMassRevocation(t *testing.T) {
-	n := 2000
+	n := 1000
 	if text := os.Getenv("CHANCERY_MASS"); text != "" {
 		var err error
 		n, err = strconv.Atoi(text)
