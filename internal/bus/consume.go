@@ -156,12 +156,18 @@ func (c *Consumer) config() jetstream.ConsumerConfig {
 	return cfg
 }
 
+// createTimeout bounds one attempt at setting a consumer up. A cluster that has
+// no leader does not answer at all.
+const createTimeout = 2 * time.Second
+
 // create makes sure that the consumer exists. One that exists is brought to
 // our values only if update is set: afterwards somebody may have changed the
 // cap.
 func (c *Consumer) create(ctx context.Context, update bool) error {
 	ctx, cancel := c.b.bound(ctx)
 	defer cancel()
+	ctx, cancelEarly := context.WithTimeout(ctx, createTimeout)
+	defer cancelEarly()
 	_, err := c.b.js.CreateConsumer(ctx, c.b.streamName(c.cfg.Stream), c.config())
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerExists):

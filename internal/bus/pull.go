@@ -32,6 +32,8 @@ const (
 	heartbeat    = "100" // nothing yet
 	expired      = "408" // the question is too old
 	noResponders = "503" // no such consumer, or it has no leader
+
+	consumerDeleted = "409 Consumer Deleted"
 )
 
 // puller is one run of a consumer in this process. A message never waits for
@@ -85,17 +87,29 @@ func (c *Consumer) Run(ctx context.Context, h Handler) error {
 	return nil
 }
 
-// loop asks, and sets the consumer up again when it is gone.
+// missing is how many times in a row nobody answers before the consumer is set
+// up again. Mostly it is between two leaders, and setting up then would have to
+// wait for a leader of the whole cluster, which may take longer.
+const missing = 4
+
+// loop asks, and sets the consumer up when it is new or gone.
 func (p *puller) loop() {
-	for failures, first := 0, true; p.ctx.Err() == nil; failures++ {
-		if err := p.c.create(p.ctx, first); err != nil {
-			p.trouble(failures, err.Error())
-			continue
+	for failures, created, unanswered := 0, false, missing; p.ctx.Err() == nil; failures++ {
+		if unanswered >= missing {
+			if err := p.c.create(p.ctx, !created); err != nil {
+				p.trouble(failures, err.Error())
+				continue
+			}
+			created, unanswered = true, 0
 		}
-		first = false
 		why, worked := p.serve()
-		if worked {
-			failures = 0
+		switch {
+		case why == consumerDeleted:
+			unanswered = missing
+		case worked:
+			failures, unanswered = 0, 0
+		default:
+			unanswered++
 		}
 		p.trouble(failures, why)
 	}
