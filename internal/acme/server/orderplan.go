@@ -119,8 +119,8 @@ func refusal(subs []fault.Sub) error {
 	return e
 }
 
-// identifier checks one name against the rules of a profile and of the key that
-// bound the account.
+// identifier checks one name against the rules of a profile, of the key that
+// bound the account, and of the CA.
 func (s *Server) identifier(m *message, asked pki.Identifier, p *Profile) (pki.Identifier, error) {
 	id, err := pki.ParseIdentifier(asked.Type, asked.Value)
 	if err == nil {
@@ -128,6 +128,9 @@ func (s *Server) identifier(m *message, asked pki.Identifier, p *Profile) (pki.I
 	}
 	if err == nil {
 		err = m.acct.policy.permits(id)
+	}
+	if err == nil {
+		err = s.named(m.ctx, m.ca, p, id)
 	}
 	switch {
 	case err != nil:
