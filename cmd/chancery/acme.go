@@ -118,10 +118,12 @@ func ordersShow(c *conn) *cobra.Command {
 
 func eabCreate(c *conn) *cobra.Command {
 	var ca, label, expires string
+	var profiles, identifiers []string
+	var accounts, perDay int
 	var dry bool
 	var out outFlags
-	cmd := &cobra.Command{Use: "create", Short: "Make a key for one account; its secret is shown once", Args: noArgs,
-		Example: "  chancery acme eab create --label 'team pay' --expires 7d\n  certbot register --eab-kid ID --eab-hmac-key SECRET ...",
+	cmd := &cobra.Command{Use: "create", Short: "Make a key for accounts; its secret is shown once", Args: noArgs,
+		Example: "  chancery acme eab create --label 'team pay' --expires 7d --allow '*.pay.example.com' --orders-per-day 100\n  certbot register --eab-kid ID --eab-hmac-key SECRET ...",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if label == "" {
 				return usagef("--label is missing: say whom the key is for")
@@ -137,7 +139,17 @@ func eabCreate(c *conn) *cobra.Command {
 			if dry {
 				return would(c.e, "make a binding key of CA %s for %s", ca, label)
 			}
-			k, err := client.Post[api.NewEABKey](cmd.Context(), cl, "/acme/eab", map[string]any{"ca": ca, "label": label, "expires": expires})
+			body := map[string]any{"ca": ca, "label": label, "expires": expires}
+			for name, set := range map[string]struct {
+				ok    bool
+				value any
+			}{"accounts": {accounts != 0, accounts}, "profiles": {len(profiles) > 0, profiles}, "identifiers": {len(identifiers) > 0, identifiers},
+				"orders_per_day": {perDay != 0, perDay}} {
+				if set.ok {
+					body[name] = set.value
+				}
+			}
+			k, err := client.Post[api.NewEABKey](cmd.Context(), cl, "/acme/eab", body)
 			if err != nil {
 				return err
 			}
@@ -147,6 +159,10 @@ func eabCreate(c *conn) *cobra.Command {
 	f.StringVar(&ca, "ca", "default", "`name` of the CA that the account may use")
 	f.StringVar(&label, "label", "", "whom the key is `for`")
 	f.StringVar(&expires, "expires", "", "how long it can be used, such as 7d (default: for ever)")
+	f.IntVar(&accounts, "accounts", 0, "how many accounts it makes (default 1)")
+	f.StringArrayVar(&profiles, "profile", nil, "`profile` that its accounts may order; may be given several times (default: any)")
+	f.StringArrayVar(&identifiers, "allow", nil, "`pattern` of what its accounts may order: example.com, *.example.com (all below it) or 10.0.0.0/8; may be given several times (default: anything)")
+	f.IntVar(&perDay, "orders-per-day", 0, "how many orders each of its accounts may make in 24 hours (default: no quota)")
 	dryRun(cmd, &dry)
 	out.add(cmd)
 	return cmd
@@ -155,9 +171,11 @@ func eabCreate(c *conn) *cobra.Command {
 func eabList(c *conn) *cobra.Command {
 	l := listing[api.EABKey]{
 		cmd: &cobra.Command{Use: "list", Short: "List keys, also those that are used up or revoked", Example: "  chancery acme eab list"}, path: "/acme/eab",
-		columns: []column{{name: "id"}, {name: "ca"}, {name: "label"}, {name: "account"}, {name: "created_at"}, {name: "expires_at"}, {name: "used_at", wide: true}, {name: "revoked_at"}},
+		columns: []column{{name: "id"}, {name: "ca"}, {name: "label"}, {name: "account"}, {name: "created_at"}, {name: "expires_at"}, {name: "used_at", wide: true}, {name: "revoked_at"},
+			{name: "used", wide: true}, {name: "profiles", wide: true}, {name: "identifiers", wide: true}},
 		row: func(k *api.EABKey) []string {
-			return []string{k.ID, k.CA, k.Label, k.Account, when(k.CreatedAt), orNone(k.ExpiresAt), orNone(k.UsedAt), orNone(k.RevokedAt)}
+			return []string{k.ID, k.CA, k.Label, k.Account, when(k.CreatedAt), orNone(k.ExpiresAt), orNone(k.UsedAt), orNone(k.RevokedAt),
+				fmt.Sprintf("%d/%d", k.Used, k.Accounts), joined(k.Profiles), joined(k.Identifiers)}
 		},
 	}
 	return l.command(c)

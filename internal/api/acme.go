@@ -42,10 +42,17 @@ type Order struct {
 // EABKey is a key for external account binding (RFC 8555 section 7.3.4),
 // without its secret.
 type EABKey struct {
-	ID        string     `json:"id" doc:"The key id that a client sends"`
-	CA        string     `json:"ca"`
-	Label     string     `json:"label" doc:"Whom it was made for"`
-	Account   string     `json:"account,omitempty" doc:"Id of the account that used it"`
+	ID       string `json:"id" doc:"The key id that a client sends"`
+	CA       string `json:"ca"`
+	Label    string `json:"label" doc:"Whom it was made for"`
+	Account  string `json:"account,omitempty" doc:"Id of the account that used it last"`
+	Accounts int    `json:"accounts" doc:"How many accounts it makes"`
+	Used     int    `json:"used" doc:"How many it has made"`
+
+	Profiles     []string `json:"profiles,omitempty" doc:"Profiles that its accounts may order; any when absent"`
+	Identifiers  []string `json:"identifiers,omitempty" doc:"Patterns of what its accounts may order; anything when absent"`
+	OrdersPerDay int      `json:"orders_per_day,omitempty" doc:"Quota of each of its accounts; none when absent"`
+
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	UsedAt    *time.Time `json:"used_at,omitempty"`
@@ -138,7 +145,8 @@ func (s *Server) getOrder(ctx context.Context, in *IDInput) (*bodyOf[Order], err
 
 func viewEAB(k *server.EABKey) EABKey {
 	return EABKey{ID: k.KID, CA: k.CA, Label: k.Label, Account: k.AccountID, CreatedAt: k.CreatedAt, ExpiresAt: instant(k.ExpiresAt),
-		UsedAt: instant(k.UsedAt), RevokedAt: instant(k.RevokedAt)}
+		UsedAt: instant(k.UsedAt), RevokedAt: instant(k.RevokedAt), Accounts: k.Accounts, Used: k.Used,
+		Profiles: k.Policy.Profiles, Identifiers: k.Policy.Identifiers, OrdersPerDay: k.Policy.OrdersPerDay}
 }
 
 func (s *Server) listEAB(ctx context.Context, in *ListInput) (*pageOf[EABKey], error) {
@@ -158,6 +166,11 @@ type createEABInput struct {
 		CA      string `json:"ca" maxLength:"63"`
 		Label   string `json:"label" minLength:"1" maxLength:"128" doc:"Whom it is for"`
 		Expires string `json:"expires,omitempty" maxLength:"32" doc:"How long it can be used, such as 7d; for ever when it is not given"`
+
+		Accounts     int      `json:"accounts,omitempty" minimum:"1" maximum:"1000000" doc:"How many accounts it makes; 1 when it is not given"`
+		Profiles     []string `json:"profiles,omitempty" maxItems:"100" doc:"Profiles that its accounts may order, the first by default; any when it is not given"`
+		Identifiers  []string `json:"identifiers,omitempty" maxItems:"1000" doc:"What its accounts may order: example.com, *.example.com (all below), 10.0.0.0/8; anything when it is not given"`
+		OrdersPerDay int      `json:"orders_per_day,omitempty" minimum:"1" maximum:"1000000" doc:"How many orders each of its accounts may make in 24 hours; no quota when it is not given"`
 	}
 }
 
@@ -174,7 +187,8 @@ func (s *Server) createEAB(ctx context.Context, in *createEABInput) (*newEABOutp
 	if _, err := s.cfg.CA.Issuing(in.Body.CA); err != nil {
 		return nil, err
 	}
-	k, secret, err := server.CreateEAB(ctx, s.cfg.DB, s.cfg.Secrets, in.Body.CA, in.Body.Label, actorOf(ctx), life)
+	k, secret, err := server.CreateEAB(ctx, s.cfg.DB, s.cfg.Secrets, server.EABSpec{CA: in.Body.CA, Label: in.Body.Label, Life: life, Accounts: in.Body.Accounts,
+		Policy: server.EABPolicy{Profiles: in.Body.Profiles, Identifiers: in.Body.Identifiers, OrdersPerDay: in.Body.OrdersPerDay}}, actorOf(ctx))
 	if err != nil {
 		return nil, err
 	}

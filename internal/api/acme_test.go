@@ -73,6 +73,14 @@ func TestEABKeys(t *testing.T) {
 		if !strings.Contains(string(text), made.ID) || strings.Contains(string(text), made.Secret) || strings.Contains(dump(t, w), made.Secret) {
 			t.Error("the list or the database shows the secret, or not the key")
 		}
+		bound, err := client.Post[api.NewEABKey](ctx, w.admin, "/acme/eab", map[string]any{"ca": "default", "label": "bound", "accounts": 3,
+			"profiles": []string{"tls"}, "identifiers": []string{"*.pay.test"}, "orders_per_day": 5})
+		if err != nil || bound.Accounts != 3 || bound.OrdersPerDay != 5 || len(bound.Profiles) != 1 || len(bound.Identifiers) != 1 {
+			t.Errorf("%+v, %v", bound, err)
+		}
+		if _, err := client.Post[api.NewEABKey](ctx, w.admin, "/acme/eab", map[string]any{"ca": "default", "label": "bad", "identifiers": []string{"a b"}}); !fault.Is(err, fault.Invalid) {
+			t.Error(err)
+		}
 		check(t, w.admin.Do(ctx, http.MethodDelete, "/acme/eab/"+made.ID, nil, nil, nil))
 		if err := w.admin.Do(ctx, http.MethodDelete, "/acme/eab/"+made.ID, nil, nil, nil); !fault.Is(err, fault.NotFound) {
 			t.Error(err)

@@ -16,6 +16,7 @@ import (
 	"chancery/internal/dns"
 	"chancery/internal/httpd"
 	"chancery/internal/limit"
+	"chancery/internal/pki"
 	"chancery/internal/token"
 )
 
@@ -128,12 +129,33 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Trust: ca.Trust(c.Trust), Subdomains: c.Subdomains,
 			AutoRenewal: server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
 			JustInTime:  server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
-		for _, p := range c.Profiles {
-			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[p], Challenges: challengeTypes(a.cfg.Profile[p])})
+		if d.Names, err = namePolicy(c.AllowNames, c.DenyNames, c.NamesShadow); err != nil {
+			return nil, err
+		}
+		for _, name := range c.Profiles {
+			p := a.cfg.Profile[name]
+			names, err := namePolicy(p.AllowNames, p.DenyNames, p.NamesShadow)
+			if err != nil {
+				return nil, err
+			}
+			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[name], Challenges: challengeTypes(p), Names: names})
 		}
 		out[name] = d
 	}
 	return out, nil
+}
+
+// namePolicy translates the patterns of a section, whose empty list of what is
+// allowed means anything.
+func namePolicy(allow, deny []string, shadow bool) (p server.NamePolicy, err error) {
+	p.Shadow = shadow
+	if len(allow) > 0 {
+		if p.Allow, err = pki.ParsePatterns(allow); err != nil {
+			return p, err
+		}
+	}
+	p.Deny, err = pki.ParsePatterns(deny)
+	return p, err
 }
 
 func challengeTypes(p config.Profile) []challenge.Type {

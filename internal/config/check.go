@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"chancery/internal/pki"
 )
 
 // Check returns what does not fit together, each a *Problem in one line. It
@@ -108,7 +110,18 @@ func (k *checker) ca(key string, ca CA) {
 		k.must(ok, key+".profiles", "there is no [profile.%s]%s", p, hint(p, slices.Sorted(maps.Keys(k.c.Profile))))
 	}
 	k.must(ca.DefaultProfile == "" || slices.Contains(ca.Profiles, ca.DefaultProfile), key+".default_profile", "%q is not in %s.profiles", ca.DefaultProfile, key)
+	k.names(key, map[string][]string{"allow_names": ca.AllowNames, "deny_names": ca.DenyNames})
 	k.must(ca.Organization != "" && len(ca.Organization) <= 64, key+".organization", "must have 1 to 64 characters (RFC 5280 ub-organization-name)")
+}
+
+// names checks the patterns of a section.
+func (k *checker) names(key string, lists map[string][]string) {
+	for _, name := range slices.Sorted(maps.Keys(lists)) {
+		for _, s := range lists[name] {
+			_, err := pki.ParsePattern(s)
+			k.must(err == nil, key+"."+name, "%q is not a pattern; write example.com, *.example.com or 10.0.0.0/8", s)
+		}
+	}
 }
 
 // profile checks one [profile.NAME].
@@ -120,6 +133,7 @@ func (k *checker) profile(key string, p Profile) {
 	k.must(len(p.ExtKeyUsages) > 0, key+".ext_key_usages", "is empty; a certificate without one can be used for everything")
 	k.must(len(p.Names) > 0, key+".names", "is empty; nothing could be issued")
 	k.must(len(p.Challenges) > 0, key+".challenges", "is empty; nobody could prove control of a name")
+	k.names(key, map[string][]string{"allow_names": p.AllowNames, "deny_names": p.DenyNames})
 	for i, c := range p.Challenges {
 		k.must(i == 0 || c.late() || !p.Challenges[i-1].late(), key+".challenges", "%s must stand before %s, at which some clients give up", c, p.Challenges[max(i-1, 0)])
 	}

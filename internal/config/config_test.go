@@ -196,6 +196,8 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[acme]\ncaa_identities = [\"CA.example\"]\n", `chancery.toml:2: acme.caa_identities: "CA.example" is not a domain name`},
 		{"[validation]\ntimeout = \"1s\"\nconnect_timeout = \"500ms\"\n", `default: validation.dns_timeout: is longer than validation.timeout (1s)`},
 		{"[profile.default]\nchallenges = [\"dns-account-01\", \"dns-01\"]\n", `chancery.toml:2: profile.default.challenges: dns-01 must stand before dns-account-01, at which some clients give up`},
+		{"[profile.default]\ndeny_names = [\"a b\"]\n", `chancery.toml:2: profile.default.deny_names: "a b" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
+		{"[ca.default]\nallow_names = [\"10.0.0.1/8\"]\n", `chancery.toml:2: ca.default.allow_names: "10.0.0.1/8" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
 		{"[profile.default]\nkey_types = []\n", `chancery.toml:2: profile.default.key_types: names no key type; nothing could be issued`},
 		{"[profile.default]\next_key_usages = []\n", `chancery.toml:2: profile.default.ext_key_usages: is empty; a certificate without one can be used for everything`},
 		{"[profile.default]\nperiod = \"1m\"\nbackdate = \"0s\"\n", `chancery.toml:2: profile.default.period: must be at least 10m; clients could not renew in time`},

@@ -27,6 +27,16 @@ type CA struct {
 	// Profile of an order that names none. Empty: the first of profiles.
 	DefaultProfile string `toml:"default_profile"`
 
+	// Patterns of what may be certified: example.com (that name), *.example.com
+	// (all below it) or 10.0.0.0/8. Empty: anything.
+	AllowNames []string `toml:"allow_names"`
+
+	// Patterns of what may not be certified; they win over allow_names.
+	DenyNames []string `toml:"deny_names"`
+
+	// Only log what allow_names and deny_names would refuse, to try them.
+	NamesShadow bool `toml:"names_shadow"`
+
 	// Whether whoever controls a domain may authorize what is below it, by a
 	// method that uses its zone (RFC 9444). A dns-persist-01 record with
 	// policy=wildcard then counts for subdomains.
@@ -94,6 +104,16 @@ type Profile struct {
 
 	// DNS suffixes that no name may be equal to or end in.
 	ExcludedDomains []string `toml:"excluded_domains"`
+
+	// Patterns of what may be certified: example.com (that name), *.example.com
+	// (all below it) or 10.0.0.0/8. Empty: anything.
+	AllowNames []string `toml:"allow_names"`
+
+	// Patterns of what may not be certified; they win over allow_names.
+	DenyNames []string `toml:"deny_names"`
+
+	// Only log what allow_names and deny_names would refuse, to try them.
+	NamesShadow bool `toml:"names_shadow"`
 
 	// Whether the subject's common name repeats a name: requested (the one that
 	// the request puts there, if any), first (the first one that fits in 64

@@ -25,7 +25,9 @@ type account struct {
 	eab string // the binding as it was sent, or ""
 	key *acme.PublicKey
 
-	persistAt time.Time // first success of dns-persist-01; zero: never
+	persistAt  time.Time // first success of dns-persist-01; zero: never
+	policyText string    // of the key that bound it, as stored; "": none
+	policy     *boundPolicy
 }
 
 // Account is an ACME account as the control plane sees it.
@@ -43,9 +45,12 @@ type Account struct {
 
 const accountColumns = `id, ca, thumbprint, jwk, state, contact, eab_kid, eab, tos_agreed_at, created_at, created_ip, persist_at`
 
+// accountSelect is a row with the policy of the key that bound it.
+const accountSelect = accountColumns + `, (SELECT policy FROM eab_key WHERE kid = eab_kid)`
+
 var (
-	qAccount      = db.SQL("acme.get_account", `SELECT `+accountColumns+` FROM acme_account WHERE id = $1`)
-	qAccountByKey = db.SQL("acme.get_account_by_key", `SELECT `+accountColumns+` FROM acme_account WHERE ca = $1 AND thumbprint = $2`)
+	qAccount      = db.SQL("acme.get_account", `SELECT `+accountSelect+` FROM acme_account WHERE id = $1`)
+	qAccountByKey = db.SQL("acme.get_account_by_key", `SELECT `+accountSelect+` FROM acme_account WHERE ca = $1 AND thumbprint = $2`)
 	qInsertAcct   = db.SQL("acme.insert_account", `INSERT INTO acme_account (`+accountColumns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, NULL)`)
 	qUpdateAcct = db.SQL("acme.update_account", `UPDATE acme_account SET contact = $3, tos_agreed_at = $4
@@ -61,21 +66,22 @@ func scanAccount(r *db.Row) *account {
 	a.ID, a.CA, a.Thumbprint, a.jwk, a.State = r.Text(), r.Text(), r.Text(), r.Text(), acme.AccountStatus(r.Text())
 	contact := r.Text()
 	a.EABKeyID, a.eab, a.ToSAgreedAt, a.CreatedAt, a.CreatedIP = r.Text(), r.Text(), r.Time(), r.Time(), r.Text()
-	a.persistAt = r.Time()
+	a.persistAt, a.policyText = r.Time(), r.Text()
 	if json.Unmarshal([]byte(contact), &a.Contact) != nil {
 		a.Contact = nil // written by us alone; contacts carry no rights
 	}
 	return a
 }
 
-// parse fills key.
+// parse fills key and policy.
 func (a *account) parse() error {
 	key, err := acme.ParseJWK([]byte(a.jwk))
 	if err != nil || key.Thumbprint != a.Thumbprint {
 		return fmt.Errorf("stored key of account %s is damaged: %w", a.ID, err)
 	}
 	a.key = key
-	return nil
+	a.policy, err = readPolicy(a.policyText)
+	return err
 }
 
 // reply returns the account object (RFC 8555 section 7.1.2).
@@ -324,7 +330,7 @@ func deactivate(tx *db.Tx, id string, state acme.AccountStatus, actor string, no
 func problemText(err error) string { return string(acme.NewProblem(err).AppendJSON(nil)) }
 
 var (
-	qAccounts = db.SQL("acme.list_accounts", `SELECT `+accountColumns+` FROM acme_account WHERE id > $1 ORDER BY id LIMIT $2`)
+	qAccounts = db.SQL("acme.list_accounts", `SELECT `+accountSelect+` FROM acme_account WHERE id > $1 ORDER BY id LIMIT $2`)
 )
 
 // ListAccounts returns up to limit accounts after the one with id after ("" =

@@ -301,7 +301,7 @@ func TestExternalAccountBinding(t *testing.T) {
 			}
 			return map[string]any{"externalAccountBinding": json.RawMessage(eab)}
 		}
-		key, secret, err := server.CreateEAB(ctx, w.db, w.secret, "default", "team", "token:ops", 0)
+		key, secret, err := server.CreateEAB(ctx, w.db, w.secret, server.EABSpec{CA: "default", Label: "team"}, "token:ops")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -330,7 +330,7 @@ func TestExternalAccountBinding(t *testing.T) {
 			c.post(url, map[string]any{}).want(http.StatusOK) // an existing account needs none
 		})
 		t.Run("of several accounts at once, one gets the key", func(t *testing.T) {
-			key, secret, err := server.CreateEAB(ctx, w.db, w.secret, "default", "race", "token:ops", 0)
+			key, secret, err := server.CreateEAB(ctx, w.db, w.secret, server.EABSpec{CA: "default", Label: "race"}, "token:ops")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -346,15 +346,15 @@ func TestExternalAccountBinding(t *testing.T) {
 			}
 		})
 		t.Run("revoked and expired keys, and those of another CA, are refused", func(t *testing.T) {
-			gone, s1, _ := server.CreateEAB(ctx, w.db, w.secret, "default", "gone", "token:ops", 0)
+			gone, s1, _ := server.CreateEAB(ctx, w.db, w.secret, server.EABSpec{CA: "default", Label: "gone"}, "token:ops")
 			if err := server.RevokeEAB(ctx, w.db, gone.KID, "token:ops"); err != nil {
 				t.Fatal(err)
 			}
 			if err := server.RevokeEAB(ctx, w.db, gone.KID, "token:ops"); !fault.Is(err, fault.NotFound) {
 				t.Error(err)
 			}
-			old, s2, _ := server.CreateEAB(ctx, w.db, w.secret, "default", "old", "token:ops", time.Nanosecond)
-			foreign, s3, _ := server.CreateEAB(ctx, w.db, w.secret, "other", "foreign", "token:ops", 0)
+			old, s2, _ := server.CreateEAB(ctx, w.db, w.secret, server.EABSpec{CA: "default", Label: "old", Life: time.Nanosecond}, "token:ops")
+			foreign, s3, _ := server.CreateEAB(ctx, w.db, w.secret, server.EABSpec{CA: "other", Label: "foreign"}, "token:ops")
 			for kid, secret := range map[string][]byte{gone.KID: s1, old.KID: s2, foreign.KID: s3} {
 				d := w.client(t)
 				d.post(url, bind(d, kid, secret)).problem(http.StatusForbidden, "unauthorized")

@@ -267,8 +267,15 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 	if err != nil {
 		return nil, err
 	}
-	profile := m.ca.standard
-	id, err := s.identifier(req.Identifier.PKI(), profile)
+	name, err := m.acct.policy.profile("")
+	if err != nil {
+		return nil, err
+	}
+	profile, err := m.ca.profile(name)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.identifier(m, req.Identifier.PKI(), profile)
 	if err != nil {
 		return nil, err
 	}

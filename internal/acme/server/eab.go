@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json/jsontext"
+	"encoding/json/v2"
 	"errors"
 	"time"
 
@@ -15,33 +16,42 @@ import (
 )
 
 // EABKey is a key for external account binding (RFC 8555 section 7.3.4),
-// without its secret. One key makes one account.
+// without its secret.
 type EABKey struct {
 	KID       string
 	CA        string
-	Label     string // whom it was made for
-	AccountID string // that used it, or ""
+	Label     string    // whom it was made for
+	Policy    EABPolicy // of the accounts that it makes
+	Accounts  int       // how many accounts it makes
+	Used      int       // how many it has made
+	AccountID string    // that used it last, or ""
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero: never
 	UsedAt    time.Time // zero: not yet
 	RevokedAt time.Time // zero: not revoked
 }
 
-const eabColumns = `kid, ca, label, account_id, created_at, expires_at, used_at, revoked_at`
+const eabColumns = `kid, ca, label, account_id, created_at, expires_at, used_at, revoked_at, policy, accounts, used`
 
 var (
-	qInsertEAB = db.SQL("acme.insert_eab_key", `INSERT INTO eab_key (kid, ca, label, secret, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`)
-	qEABSecret = db.SQL("acme.get_eab_secret", `SELECT secret FROM eab_key WHERE kid = $1 AND ca = $2 AND account_id IS NULL
-		AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`)
-	qUseEAB = db.SQL("acme.use_eab_key", `UPDATE eab_key SET account_id = $2, used_at = $3 WHERE kid = $1 AND account_id IS NULL
-		AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`)
+	qInsertEAB = db.SQL("acme.insert_eab_key", `INSERT INTO eab_key (kid, ca, label, secret, created_at, expires_at, policy, accounts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`)
+	qEABSecret = db.SQL("acme.get_eab_secret", `SELECT secret FROM eab_key WHERE kid = $1 AND ca = $2
+		AND (account_id IS NULL OR accounts > 1) AND used < accounts AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`)
+	qUseEAB = db.SQL("acme.use_eab_key", `UPDATE eab_key SET account_id = $2, used_at = $3, used = used + 1 WHERE kid = $1
+		AND (account_id IS NULL OR accounts > 1) AND used < accounts AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`)
 	qListEAB   = db.SQL("acme.list_eab_keys", `SELECT `+eabColumns+` FROM eab_key WHERE kid > $1 ORDER BY kid LIMIT $2`)
 	qRevokeEAB = db.SQL("acme.revoke_eab_key", `UPDATE eab_key SET revoked_at = $2 WHERE kid = $1 AND revoked_at IS NULL`)
 )
 
 func scanEAB(r *db.Row) EABKey {
-	return EABKey{KID: r.Text(), CA: r.Text(), Label: r.Text(), AccountID: r.Text(), CreatedAt: r.Time(), ExpiresAt: r.Time(),
+	k := EABKey{KID: r.Text(), CA: r.Text(), Label: r.Text(), AccountID: r.Text(), CreatedAt: r.Time(), ExpiresAt: r.Time(),
 		UsedAt: r.Time(), RevokedAt: r.Time()}
+	if p, err := readPolicy(r.Text()); p != nil && err == nil {
+		k.Policy = p.EABPolicy
+	}
+	k.Accounts, k.Used = r.Int(), r.Int()
+	return k
 }
 
 // binding is a verified external account binding that is not used up yet.
@@ -80,31 +90,53 @@ func (s *Server) eabSecret(ctx context.Context, kid, ca string, now time.Time) (
 // eabPlace binds a sealed secret to its row.
 func eabPlace(kid string) []byte { return []byte("eab_key/" + kid) }
 
-// use spends the key: of two accounts at once one gets it.
+// use spends the key in the transaction that makes the account: of two accounts
+// at once one gets the last place.
 func (b *binding) use(tx *db.Tx, accountID string, now time.Time) {
 	spent := fault.New(fault.Unauthorized, "external account binding is not accepted: its key id is unknown or used up")
 	tx.Queue(qUseEAB, db.ExactlyOne(spent), b.kid, accountID, now)
 }
 
-// CreateEAB makes a key for one account of a CA and returns its secret, which
-// is never shown again. life 0 means that the key does not expire. actor is
-// for the journal.
-func CreateEAB(ctx context.Context, d *db.DB, sealer *keys.Sealer, ca, label, actor string, life time.Duration) (EABKey, []byte, error) {
+// EABSpec describes a key to make.
+type EABSpec struct {
+	CA       string
+	Label    string        // whom it is for
+	Life     time.Duration // how long it can bind accounts; 0: for ever
+	Accounts int           // how many; 0: one
+	Policy   EABPolicy     // of these accounts
+}
+
+// CreateEAB makes a key and returns its secret, which is never shown again.
+// actor is for the journal.
+func CreateEAB(ctx context.Context, d *db.DB, sealer *keys.Sealer, spec EABSpec, actor string) (EABKey, []byte, error) {
+	if err := spec.Policy.check(); err != nil {
+		return EABKey{}, nil, err
+	}
+	if spec.Accounts < 0 || spec.Accounts > 1_000_000 {
+		return EABKey{}, nil, fault.New(fault.Invalid, "a key makes 1 to 1000000 accounts")
+	}
+	policy, err := json.Marshal(&spec.Policy)
+	if err != nil {
+		return EABKey{}, nil, wrap("encode policy", err)
+	}
+	if spec.Policy.empty() {
+		policy = nil
+	}
 	now := time.Now()
 	secret := make([]byte, 32)
 	rand.Read(secret) // never fails; see crypto/rand
 	// Its base64url must not begin with a hyphen: pasted after certbot's
 	// --eab-hmac-key it would be taken for another option.
 	secret[0] &= 0x7f
-	k := EABKey{KID: db.NewID(now), CA: ca, Label: label, CreatedAt: now}
-	if life > 0 {
-		k.ExpiresAt = now.Add(life)
+	k := EABKey{KID: db.NewID(now), CA: spec.CA, Label: spec.Label, Policy: spec.Policy, Accounts: max(spec.Accounts, 1), CreatedAt: now}
+	if spec.Life > 0 {
+		k.ExpiresAt = now.Add(spec.Life)
 	}
 	sealed := sealer.Seal(secret, eabPlace(k.KID))
-	err := d.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qInsertEAB, nil, k.KID, k.CA, k.Label, sealed, k.CreatedAt, k.ExpiresAt)
+	err = d.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qInsertEAB, nil, k.KID, k.CA, k.Label, sealed, k.CreatedAt, k.ExpiresAt, null(string(policy)), k.Accounts)
 		return audit.Append(tx, audit.Entry{At: now, Kind: "eab.create", Actor: actor, Subject: "eab:" + k.KID,
-			Data: accountData{CA: ca}})
+			Data: accountData{CA: spec.CA}})
 	})
 	if err != nil {
 		return EABKey{}, nil, wrap("store external account binding key", err)

@@ -49,6 +49,9 @@ func (u *unusable) Unwrap() error { return u.err }
 // that identifier and account, and a CAA check of that very name. Nothing
 // counts by default; the error is an *unusable if an authorization fails.
 func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.Time) (ca.Grant, []clearedName, error) {
+	if err := s.namedAll(ctx, a, o); err != nil {
+		return ca.Grant{}, nil, err
+	}
 	byName, err := s.authorizations(ctx, o)
 	if err != nil {
 		return ca.Grant{}, nil, err

@@ -377,6 +377,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		return err
 	}
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
+		if err := m.acct.policy.spend(m.ctx, tx, m); err != nil {
+			return err
+		}
 		if o.Replaces != "" {
 			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
 		}

@@ -22,11 +22,15 @@ func (s *Server) planOrder(m *message, req *acme.NewOrder) (*Order, *Profile, er
 	if req.Delegation != "" {
 		return nil, nil, fault.New(fault.Malformed, "this server does not offer delegation (RFC 9115); see the directory's meta")
 	}
-	profile, err := m.ca.profile(req.Profile)
+	name, err := m.acct.policy.profile(req.Profile)
 	if err != nil {
 		return nil, nil, err
 	}
-	ids, ancestors, err := s.identifiers(m.ca, req.Identifiers, profile)
+	profile, err := m.ca.profile(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	ids, ancestors, err := s.identifiers(m, req.Identifiers, profile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -62,7 +66,7 @@ func (a *authority) profile(name string) (*Profile, error) {
 // identifiers checks each name and returns them sorted, each once. Every name
 // that is refused gets its own subproblem (RFC 8555 section 6.7.1). ancestors
 // are the domains to challenge in place of names (RFC 9444 section 4.3).
-func (s *Server) identifiers(ca *authority, asked []acme.Identifier, p *Profile) (ids []pki.Identifier, ancestors map[pki.Identifier]pki.Identifier, err error) {
+func (s *Server) identifiers(m *message, asked []acme.Identifier, p *Profile) (ids []pki.Identifier, ancestors map[pki.Identifier]pki.Identifier, err error) {
 	if len(asked) == 0 {
 		return nil, nil, fault.New(fault.Malformed, "an order needs at least one identifier")
 	}
@@ -72,10 +76,10 @@ func (s *Server) identifiers(ca *authority, asked []acme.Identifier, p *Profile)
 	ids = make([]pki.Identifier, 0, len(asked))
 	var subs []fault.Sub
 	for _, a := range asked {
-		id, err := s.identifier(a.PKI(), p)
+		id, err := s.identifier(m, a.PKI(), p)
 		up := id
 		if err == nil {
-			up, err = ca.ancestor(a, id)
+			up, err = m.ca.ancestor(a, id)
 		}
 		if err != nil {
 			f := fault.As(err)
@@ -115,11 +119,18 @@ func refusal(subs []fault.Sub) error {
 	return e
 }
 
-// identifier checks one name against the rules of a profile.
-func (s *Server) identifier(asked pki.Identifier, p *Profile) (pki.Identifier, error) {
+// identifier checks one name against the rules of a profile, of the key that
+// bound the account, and of the CA.
+func (s *Server) identifier(m *message, asked pki.Identifier, p *Profile) (pki.Identifier, error) {
 	id, err := pki.ParseIdentifier(asked.Type, asked.Value)
 	if err == nil {
 		err = p.Permits(id)
+	}
+	if err == nil {
+		err = m.acct.policy.permits(id)
+	}
+	if err == nil {
+		err = s.named(m.ctx, m.ca, p, id)
 	}
 	switch {
 	case err != nil:

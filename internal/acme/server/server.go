@@ -144,6 +144,9 @@ type CA struct {
 	// 9773 section 4.2); "": none.
 	ExplanationURL string
 
+	// Names says which identifiers the CA certifies.
+	Names NamePolicy
+
 	// Trust is the trust profile of the authority, which may bound profiles and
 	// the reuse of proofs further; "": ca.Private.
 	Trust ca.Trust
@@ -177,6 +180,10 @@ type Profile struct {
 	// Challenges are the types offered, in the order that clients see. At
 	// least one; a type without a validator is an error of New.
 	Challenges []challenge.Type
+
+	// Names says which identifiers are certified under the profile, by what is
+	// configured now; the rules that an order pins are those of ca.Profile.
+	Names NamePolicy
 }
 
 // Server answers ACME requests. It is safe for concurrent use.

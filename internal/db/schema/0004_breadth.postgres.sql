@@ -51,3 +51,9 @@ CREATE TABLE limit_override (
 	expires_at BIGINT,
 	PRIMARY KEY (name, subject)
 );
+
+-- What accounts of a binding key may do (NULL: anything), how many accounts it
+-- makes, and how many it has made.
+ALTER TABLE eab_key ADD COLUMN policy TEXT COLLATE "C";
+ALTER TABLE eab_key ADD COLUMN accounts BIGINT NOT NULL DEFAULT 1;
+ALTER TABLE eab_key ADD COLUMN used BIGINT NOT NULL DEFAULT 0;

@@ -51,3 +51,9 @@ CREATE TABLE limit_override (
 	expires_at INTEGER,
 	PRIMARY KEY (name, subject)
 ) STRICT, WITHOUT ROWID;
+
+-- What accounts of a binding key may do (NULL: anything), how many accounts it
+-- makes, and how many it has made.
+ALTER TABLE eab_key ADD COLUMN policy TEXT;
+ALTER TABLE eab_key ADD COLUMN accounts INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE eab_key ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
