@@ -254,7 +254,7 @@ func testLongHandlerKeepsItsMessage(t *testing.T, r *rig) {
 		t.Fatal(err)
 	}
 	defer sub.Unsubscribe()
-	c := consumer(t, b, bus.ConsumerConfig{AckWait: 3 * time.Second})
+	c := consumer(t, b, bus.ConsumerConfig{AckWait: 2 * time.Second})
 	release, begun := make(chan struct{}), make(chan int, 8)
 	run(t, c, func(ctx context.Context, m bus.Message) error {
 		begun <- m.Attempt
