@@ -71,7 +71,6 @@ var (
 	qDesire = db.SQL("inventory.update_desired", `UPDATE endpoint SET desired_id = $4 WHERE rhost = $1 AND port = $2 AND sni = $3`)
 	qExpect = db.SQL("inventory.insert_expected", `INSERT INTO endpoint (rhost, port, sni, address, desired_id, probe, problems, failure, first_seen_at, last_seen_at, changed_at)
 		VALUES ($1, $2, $3, '', $4, '', '', '', $5::bigint, 0, $5::bigint) ON CONFLICT DO NOTHING`)
-	qDropSilent = db.SQL("inventory.delete_unseen_endpoints", `DELETE FROM endpoint WHERE inventory_id = $1 AND last_seen_at < $2`)
 )
 
 // endpoints queues the sightings of b in the order of their keys, so that two

@@ -285,10 +285,11 @@ func (f *filler) keyOf(c *Certificate, rname string) []any {
 	return []any{millis(c.NotAfter), c.ID}
 }
 
+// unhex reads a SHA-256.
 func unhex(s string) ([]byte, error) {
 	b, err := hex.DecodeString(s)
-	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "%.80q is not hexadecimal", s)
+	if err != nil || len(b) != 32 {
+		return nil, fault.New(fault.Invalid, "%.80q is not a SHA-256 in hexadecimal", s)
 	}
 	return b, nil
 }

@@ -2,6 +2,7 @@ package inventory_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -146,14 +147,15 @@ func TestEndpointCondition(t *testing.T) {
 		b.Endpoint = &inventory.Sighting{Host: "10.0.0.2", Port: 443, Address: "10.0.0.2", Probe: "observe"}
 		res := put(t, s, a, b)
 		for text, want := range map[string][]string{
-			"endpoint:*.shop.example.com:8443":       {res.IDs[0]},
-			"endpoint:*.shop.example.com:443":        nil,
-			"endpoint:a.shop.example.com":            {res.IDs[0]},
-			"endpoint:10.0.0.2:443":                  {res.IDs[1]},
-			"endpoint:10.0.0.2":                      {res.IDs[1]},
-			"endpoint:shop.example.com":              nil,
-			"serial:" + get(t, s, res.IDs[0]).Serial: {res.IDs[0]},
-			"id:" + res.IDs[1]:                       {res.IDs[1]},
+			"endpoint:*.shop.example.com:8443":               {res.IDs[0]},
+			"endpoint:*.shop.example.com:443":                nil,
+			"endpoint:a.shop.example.com":                    {res.IDs[0]},
+			"endpoint:10.0.0.2:443":                          {res.IDs[1]},
+			"endpoint:10.0.0.2":                              {res.IDs[1]},
+			"endpoint:shop.example.com":                      nil,
+			"serial:" + get(t, s, res.IDs[0]).Serial:         {res.IDs[0]},
+			"spki:" + fmt.Sprintf("%X", a.Metadata.SPKIHash): {res.IDs[0]},
+			"id:" + res.IDs[1]:                               {res.IDs[1]},
 			"fingerprint:" + get(t, s, res.IDs[1]).Fingerprint + " id:" + res.IDs[0]: nil,
 		} {
 			for _, sort := range []inventory.Sort{"expires", "-seen", "added"} {
@@ -230,6 +232,7 @@ func TestForeignCursorIsRefused(t *testing.T) {
 		"limit":       {Limit: 1001},
 		"negative":    {Limit: -1},
 		"sort":        {Sort: "price"},
+		"key hash":    {Filter: inventory.Filter{SPKI: "ab"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := s.List(ctx, q)

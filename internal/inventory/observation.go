@@ -362,8 +362,11 @@ func sum64(parts ...string) int64 {
 		h.Write(n[:])
 		h.Write([]byte(p))
 	}
-	return int64(binary.BigEndian.Uint64(h.Sum(nil)[:8]))
+	return prefix64(h.Sum(nil))
 }
+
+// prefix64 is the first 64 bits of a hash.
+func prefix64(hash []byte) int64 { return int64(binary.BigEndian.Uint64(hash)) }
 
 // lineageOf numbers the certificates that may succeed each other: those with
 // the same names and the same kind of key (a server may present an RSA and an

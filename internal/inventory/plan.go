@@ -306,11 +306,11 @@ func (s *Store) resolveIssuers(ctx context.Context, c *conditions, texts []strin
 
 // fewIDs is how many certificates a condition may name to be resolved first;
 // beyond it the condition is common enough to be met while walking.
-const fewIDs = 5000
+const fewIDs = 1500
 
 var (
-	qIDsBySerial = db.SQL("inventory.list_ids_by_serial", `SELECT id FROM inventory WHERE serial = $1 LIMIT $2`)
-	qIDsByKey    = db.SQL("inventory.list_ids_by_key", `SELECT id FROM inventory WHERE spki_hash = $1 LIMIT $2`)
+	qIDsBySerial = db.SQL("inventory.list_ids_by_serial", `SELECT id FROM inventory WHERE serial_key = $1 AND serial = $2 LIMIT $3`)
+	qIDsByKey    = db.SQL("inventory.list_ids_by_key", `SELECT id FROM inventory WHERE spki_key = $1 AND spki_hash = $2 LIMIT $3`)
 	qIDsByHost   = db.SQL("inventory.list_ids_by_host", `SELECT inventory_id FROM endpoint WHERE rhost >= $1 AND rhost < $2
 		AND (rhost >= $3 OR rhost = $4) AND ($5::bigint = 0 OR port = $5::bigint) AND inventory_id IS NOT NULL LIMIT $6`)
 )
@@ -329,14 +329,14 @@ func (s *Store) resolveIDs(ctx context.Context, c *conditions, f *Filter) error 
 		lookups = append(lookups, lookup{qIDByFingerprint, []any{f.Fingerprint}})
 	}
 	if f.Serial != "" {
-		lookups = append(lookups, lookup{qIDsBySerial, []any{f.Serial, fewIDs}})
+		lookups = append(lookups, lookup{qIDsBySerial, []any{sum64(f.Serial), f.Serial, fewIDs}})
 	}
 	if f.SPKI != "" {
 		hash, err := unhex(f.SPKI)
 		if err != nil {
 			return err
 		}
-		lookups = append(lookups, lookup{qIDsByKey, []any{hash, fewIDs}})
+		lookups = append(lookups, lookup{qIDsByKey, []any{prefix64(hash), hash, fewIDs}})
 	}
 	for _, l := range lookups {
 		ids, err := db.List(ctx, s.db.Read(), l.stmt, (*db.Row).Text, l.args...)

@@ -21,7 +21,7 @@ type Result struct {
 
 var (
 	putRows = db.BulkInsert("inventory.insert_rows", "inventory", false, "id", "fingerprint", "status", "source", "managed", "owner", "team",
-		"environment", "issuer_id", "key_type", "signature", "serial", "spki_hash", "subject_cn", "names", "name_count", "is_ca",
+		"environment", "issuer_id", "key_type", "signature", "serial", "serial_key", "spki_hash", "spki_key", "subject_cn", "names", "name_count", "is_ca",
 		"not_before", "not_after", "first_seen_at", "revoked_at", "lineage")
 	putDERs  = db.BulkInsert("inventory.insert_ders", "inventory_der", false, "inventory_id", "der")
 	putDER   = db.BulkInsert("inventory.insert_missing_ders", "inventory_der", true, "inventory_id", "der")
@@ -369,7 +369,7 @@ type tables struct{ rows, ders, seen, names, tags [][]any }
 
 func (t *tables) add(r *record, m *member) {
 	t.rows = append(t.rows, []any{m.id, m.fingerprint, m.status, int64(m.source), m.managed, m.owner, m.team, m.environment, m.issuer,
-		m.key, clean(r.meta.SignatureAlgo, maxToken), r.meta.Serial.Hex(), r.meta.SPKIHash[:], clean(r.meta.CommonName, maxText), r.shown,
+		m.key, clean(r.meta.SignatureAlgo, maxToken), r.meta.Serial.Hex(), sum64(r.meta.Serial.Hex()), r.meta.SPKIHash[:], prefix64(r.meta.SPKIHash[:]), clean(r.meta.CommonName, maxText), r.shown,
 		len(r.meta.Names), r.meta.CA, m.notBefore, m.notAfter, r.seenAt, instant(m.revokedAt), instant(m.lineage)})
 	if r.der != nil {
 		t.ders = append(t.ders, []any{m.id, r.der})

@@ -10,6 +10,7 @@ import (
 
 	"chancery/internal/db"
 	"chancery/internal/fault"
+	"chancery/internal/pki"
 )
 
 // Bounds of a query text.
@@ -192,11 +193,18 @@ func (f *Filter) addSingle(t term) (err error) {
 	case "endpoint":
 		return f.addEndpoint(t.value)
 	case "serial":
-		return hexValue(&f.Serial, t.value, 1, 80, "a serial number")
+		if f.Serial != "" {
+			return again("serial")
+		}
+		serial, err := pki.ParseSerial(t.value)
+		if err != nil {
+			return err
+		}
+		f.Serial = serial.Hex()
 	case "fingerprint":
-		return hexValue(&f.Fingerprint, t.value, 64, 64, "a SHA-256 fingerprint")
+		return hashValue(&f.Fingerprint, t.value, "a SHA-256 fingerprint")
 	case "spki":
-		return hexValue(&f.SPKI, t.value, 64, 64, "the SHA-256 of a public key")
+		return hashValue(&f.SPKI, t.value, "the SHA-256 of a public key")
 	case "id":
 		if f.ID != "" {
 			return again("id")
@@ -305,14 +313,14 @@ func (f *Filter) addEndpoint(v string) (err error) {
 	return nil
 }
 
-// hexValue accepts colons and capitals, as other tools print them.
-func hexValue(into *string, v string, shortest, longest int, what string) error {
+// hashValue accepts colons and capitals, as other tools print them.
+func hashValue(into *string, v, what string) error {
 	v = lower(strings.ReplaceAll(v, ":", ""))
 	if *into != "" {
 		return fault.New(fault.Invalid, "%s may be given once", what)
 	}
-	if len(v) < shortest || len(v) > longest || strings.Trim(v, "0123456789abcdef") != "" {
-		return fault.New(fault.Invalid, "%s is written in hexadecimal digits", what)
+	if !ValidFingerprint(v) {
+		return fault.New(fault.Invalid, "%s is written in 64 hexadecimal digits", what)
 	}
 	*into = v
 	return nil

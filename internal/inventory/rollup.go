@@ -62,17 +62,20 @@ type grain struct {
 
 // grains are ordered from the cheapest to read to the dearest.
 var grains = []grain{
-	{"key", []Dimension{ByStatus, ByKey}, func(d dims) dims { return dims{status: d.status, key: d.key} }},
-	{"team", []Dimension{ByStatus, ByTeam}, func(d dims) dims { return dims{status: d.status, team: d.team} }},
-	{"holder", []Dimension{ByStatus, ByOwner}, func(d dims) dims { return dims{status: d.status, owner: d.owner} }},
+	{"make", []Dimension{ByStatus, ByIssuer, ByKey, ByEnvironment}, func(d dims) dims {
+		return dims{status: d.status, issuer: d.issuer, key: d.key, environment: d.environment}
+	}},
+	{"place", []Dimension{ByStatus, ByOwner, ByTeam, ByEnvironment}, func(d dims) dims {
+		return dims{status: d.status, owner: d.owner, team: d.team, environment: d.environment}
+	}},
 	{"origin", []Dimension{ByStatus, ByIssuer, ByEnvironment, BySource, ByManaged}, func(d dims) dims {
 		return dims{status: d.status, issuer: d.issuer, environment: d.environment, source: d.source, managed: d.managed}
 	}},
 	{"held", []Dimension{ByStatus, ByOwner, BySource, ByManaged}, func(d dims) dims {
 		return dims{status: d.status, owner: d.owner, source: d.source, managed: d.managed}
 	}},
-	{"facet", []Dimension{ByStatus, ByIssuer, ByKey, ByOwner, ByTeam, ByEnvironment}, func(d dims) dims {
-		return dims{status: d.status, issuer: d.issuer, key: d.key, owner: d.owner, team: d.team, environment: d.environment}
+	{"facet", []Dimension{ByStatus, ByIssuer, ByKey, ByOwner, ByTeam}, func(d dims) dims {
+		return dims{status: d.status, issuer: d.issuer, key: d.key, owner: d.owner, team: d.team}
 	}},
 	{"expiry", []Dimension{ByDay, ByStatus, ByIssuer, ByKey}, func(d dims) dims {
 		return dims{day: d.day, status: d.status, issuer: d.issuer, key: d.key}

@@ -94,7 +94,7 @@ func newEstate(n int, now time.Time) *estate {
 
 var (
 	putSeeds = db.BulkInsert("inventory.insert_seeds", "inventory", false, "id", "fingerprint", "status", "source", "managed", "owner", "team",
-		"environment", "issuer_id", "key_type", "signature", "serial", "spki_hash", "subject_cn", "names", "name_count", "is_ca",
+		"environment", "issuer_id", "key_type", "signature", "serial", "serial_key", "spki_hash", "spki_key", "subject_cn", "names", "name_count", "is_ca",
 		"not_before", "not_after", "first_seen_at", "revoked_at", "lineage", "successor_id")
 	putPlaces = db.BulkInsert("inventory.insert_places", "endpoint", false, "rhost", "port", "sni", "address", "inventory_id", "probe",
 		"problems", "failure", "failed_since", "first_seen_at", "last_seen_at", "last_ok_at", "changed_at")
@@ -210,8 +210,9 @@ func (e *estate) one(h heir, counts ledger) {
 // rows adds what is stored about m.
 func (e *estate) rows(m *member, h heir, successor any) {
 	meta := pki.Metadata{Names: []string{h.host}, Key: h.key}
+	serial, spki := hex.EncodeToString(e.hash(2, 16)), e.hash(3, 32)
 	e.parts.rows = append(e.parts.rows, []any{m.id, hex.EncodeToString(e.hash(1, 32)), m.status, int64(m.source), m.managed, m.owner, m.team,
-		m.environment, m.issuer, m.key, "ECDSA-SHA256", hex.EncodeToString(e.hash(2, 16)), e.hash(3, 32), h.host, h.host, 1, 0,
+		m.environment, m.issuer, m.key, "ECDSA-SHA256", serial, sum64(serial), spki, prefix64(spki), h.host, h.host, 1, 0,
 		m.notBefore, m.notAfter, m.notBefore, instant(m.revokedAt), lineageOf(&meta), successor})
 	seen := e.now - int64(e.rnd.IntN(3*24*60))*60000
 	if m.status == Expired {

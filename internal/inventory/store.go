@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -282,6 +281,3 @@ func (c *change) setStatus(m *member, now int64) {
 	c.recount(m, func() { m.status = want })
 	c.tx.Queue(qSetStatus, nil, []string{m.id}, want)
 }
-
-// hexText is the form of binary identifiers in queries.
-func hexText(b []byte) string { return hex.EncodeToString(b) }

@@ -1,6 +1,8 @@
 -- The inventory: every certificate we know, issued here, imported or seen. The
 -- core row is narrow; what is large (DER), many (names, tags) or busy (the
--- instant of the last sighting) has a table of its own.
+-- instant of the last sighting) has a table of its own. serial_key and spki_key
+-- are the first 64 bits of hashes: what is looked up at random must have a small
+-- index, or every import rewrites a page of each per certificate.
 CREATE TABLE inventory (
 	id            TEXT NOT NULL PRIMARY KEY,
 	fingerprint   TEXT NOT NULL,
@@ -14,7 +16,9 @@ CREATE TABLE inventory (
 	key_type      TEXT NOT NULL,
 	signature     TEXT NOT NULL,
 	serial        TEXT NOT NULL,
+	serial_key    INTEGER NOT NULL,
 	spki_hash     BLOB NOT NULL,
+	spki_key      INTEGER NOT NULL,
 	subject_cn    TEXT NOT NULL,
 	names         TEXT NOT NULL,
 	name_count    INTEGER NOT NULL,
@@ -34,9 +38,9 @@ CREATE INDEX inventory_owner ON inventory (owner, not_after, id);
 CREATE INDEX inventory_team ON inventory (team, not_after, id);
 CREATE INDEX inventory_issued ON inventory (issuer_id, not_after, id);
 CREATE INDEX inventory_key ON inventory (key_type, not_after, id);
-CREATE INDEX inventory_serial ON inventory (serial);
-CREATE INDEX inventory_spki ON inventory (spki_hash);
-CREATE INDEX inventory_lineage ON inventory (lineage, owner, not_before, id) WHERE lineage IS NOT NULL;
+CREATE INDEX inventory_serial ON inventory (serial_key);
+CREATE INDEX inventory_spki ON inventory (spki_key);
+CREATE INDEX inventory_lineage ON inventory (lineage, not_before) WHERE lineage IS NOT NULL;
 CREATE INDEX inventory_successor ON inventory (successor_id, id) WHERE successor_id IS NOT NULL;
 
 CREATE TABLE inventory_der (
