@@ -23,6 +23,11 @@ func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		udp, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		udp.Close()
 		if ln, err := net.Listen("tcp", addr); err == nil {
 			ln.Close()
 			return addr
