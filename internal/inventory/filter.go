@@ -244,7 +244,7 @@ const (
 	SortSeenDesc    Sort = "-seen"    // last seen first
 	SortAdded       Sort = "added"    // oldest in the inventory first
 	SortAddedDesc   Sort = "-added"   // newest in the inventory first
-	SortName        Sort = "name"     // the order of every list with a condition on names below a suffix
+	SortName        Sort = "name"     // by reversed name: lists of names below a suffix, and of many endpoints
 )
 
 // sorts lists what a caller may ask for.

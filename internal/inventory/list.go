@@ -103,7 +103,7 @@ func (s *Store) page(ctx context.Context, c *conditions, lq *Query, limit int) (
 
 // sort is the order in which w yields rows.
 func (w walk) sort(asked Sort) Sort {
-	if w.path == pathSuffix {
+	if w.first() {
 		return SortName
 	}
 	return asked
@@ -162,6 +162,12 @@ func (w walk) edge(c *conditions, low bool) []any {
 			return []any{lo, int64(minInstant), ""}
 		}
 		return []any{hi, int64(minInstant), ""}
+	case pathHost:
+		lo, hi := c.endpoint.bounds()
+		if low {
+			return []any{lo, int64(0), "", ""}
+		}
+		return []any{hi, int64(0), "", ""}
 	case pathAdded, pathIDsAdded:
 		if low {
 			return []any{""}
@@ -227,15 +233,22 @@ func (s *Store) horizon(ctx context.Context, w walk, at, end []any, n int) ([]an
 		args = append(args, w.arg)
 	}
 	err := s.db.Read().One(ctx, w.window[w.dir], func(r *db.Row) {
-		for _, kind := range w.kinds {
-			if kind == 'n' {
-				key = append(key, r.Int64())
-			} else {
-				key = append(key, r.Text())
-			}
-		}
+		key = w.scanKey(r)
 	}, args...)
 	return key, err
+}
+
+// scanKey reads a keyset.
+func (p *path) scanKey(r *db.Row) []any {
+	key := make([]any, 0, len(p.kinds))
+	for _, kind := range p.kinds {
+		if kind == 'n' {
+			key = append(key, r.Int64())
+		} else {
+			key = append(key, r.Text())
+		}
+	}
+	return key
 }
 
 // read adds the matching rows up to the key to, and reports whether there are
@@ -251,32 +264,33 @@ func (f *filler) read(ctx context.Context, to []any) (bool, error) {
 	if f.where != "" {
 		args = append(args, f.arg)
 	}
-	rname, got := "", 0
+	var last []any
+	got := 0
 	err := f.store.db.Read().All(ctx, f.rows[f.dir][f.form], func(r *db.Row) error {
 		if got++; got == room {
 			return nil // only proves that there is another
 		}
 		cert := scanCertificate(r)
-		if f.kinds == keyName {
-			rname = r.Text()
+		if got == room-1 && f.first() {
+			last = f.scanKey(r)
 		}
 		f.page.Certificates = append(f.page.Certificates, cert)
 		return nil
 	}, args...)
 	if got > 0 && got == room {
 		if n := len(f.page.Certificates); n > 0 && room > 1 {
-			f.at = f.keyOf(&f.page.Certificates[n-1], rname)
+			f.at = f.keyOf(&f.page.Certificates[n-1], last)
 		}
 		return true, err
 	}
 	return false, err
 }
 
-// keyOf is the keyset of a row.
-func (f *filler) keyOf(c *Certificate, rname string) []any {
+// keyOf is the keyset of a row, which has been read when it is not part of c.
+func (f *filler) keyOf(c *Certificate, read []any) []any {
 	switch f.path {
-	case pathSuffix:
-		return []any{rname, millis(c.NotAfter), c.ID}
+	case pathSuffix, pathHost:
+		return read
 	case pathSeen, pathIDsSeen:
 		return []any{millis(c.LastSeenAt), c.ID}
 	case pathAdded, pathIDsAdded:

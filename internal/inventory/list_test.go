@@ -3,6 +3,7 @@ package inventory_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -161,6 +162,36 @@ func TestEndpointCondition(t *testing.T) {
 			for _, sort := range []inventory.Sort{"expires", "-seen", "added"} {
 				if diff := cmp.Diff(want, sortedIDs(walkAll(t, s, inventory.Query{Filter: filter(t, text), Sort: sort, Limit: 1}))); diff != "" {
 					t.Errorf("%q: %s", text, diff)
+				}
+			}
+		}
+	})
+}
+
+// An endpoint condition that many meet is walked, host by host, and finds the
+// same; a certificate behind several hosts appears once.
+func TestManyEndpoints(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		s := inventory.New(d)
+		var obs []inventory.Observation
+		want := map[string]bool{}
+		for i := range 2500 {
+			o := seen(described(i/2, epoch.Add(day), fmt.Sprintf("c%d.example.com", i/2)), inventory.FromScan)
+			o.Owner = pick(rand.New(rand.NewPCG(uint64(i/2), 1)), "pay", "shop")
+			o.Endpoint = &inventory.Sighting{Host: fmt.Sprintf("h%d.example.com", i*7919%2500), Port: 443, Probe: "observe"}
+			want[fmt.Sprintf("c%d.example.com", i/2)] = o.Owner == "pay"
+			obs = append(obs, o)
+		}
+		put(t, s, obs...)
+		for text, match := range map[string]func(pay bool) bool{"endpoint:*.example.com": func(bool) bool { return true },
+			"endpoint:*.example.com:443 owner:pay": func(pay bool) bool { return pay }, "endpoint:*.example.com:8443": func(bool) bool { return false }} {
+			got := map[string]int{}
+			for _, c := range walkAll(t, s, inventory.Query{Filter: filter(t, text), Limit: 90}) {
+				got[c.CommonName]++
+			}
+			for name, pay := range want {
+				if n := got[name]; n > 1 || (n == 1) != match(pay) {
+					t.Fatalf("%q: %s is listed %d times", text, name, n)
 				}
 			}
 		}

@@ -35,11 +35,23 @@ const residual = `
 	AND ($15::text = '' OR c.names LIKE $15::text ESCAPE '\' OR lower(c.subject_cn) LIKE $15::text ESCAPE '\')
 	AND ($16::text = '' OR c.names LIKE $16::text ESCAPE '\' OR lower(c.subject_cn) LIKE $16::text ESCAPE '\')
 	AND ($17::text[] IS NULL OR (SELECT count(*) FROM inventory_tag t WHERE t.inventory_id = c.id AND t.tag = ANY($17::text[])) = $18::bigint)
-	AND ($23::text = '' OR EXISTS (SELECT 1 FROM endpoint e WHERE e.inventory_id = c.id AND e.rhost >= $23::text AND e.rhost < $24::text
-		AND (e.rhost >= $25::text OR e.rhost = $26::text) AND ($27::bigint = 0 OR e.port = $27::bigint)))`
+`
 
 // The ends of time (minInstant, maxInstant) as SQL.
 const sqlMin, sqlMax = `-4611686018427387904`, `4611686018427387904`
+
+// residualHost is the condition on endpoints, for every path but theirs.
+const residualHost = `
+	AND ($23::text = '' OR EXISTS (SELECT 1 FROM endpoint e WHERE e.inventory_id = c.id AND e.rhost >= $23::text AND e.rhost < $24::text
+		AND (e.rhost >= $25::text OR e.rhost = $26::text) AND ($27::bigint = 0 OR e.port = $27::bigint)))`
+
+// firstHost is the same for the endpoints x of a path: one that matches, and
+// is the first of its certificate that does.
+const firstHost = `
+	AND x.inventory_id IS NOT NULL AND x.rhost < $24::text AND (x.rhost >= $25::text OR x.rhost = $26::text) AND ($27::bigint = 0 OR x.port = $27::bigint)
+	AND NOT EXISTS (SELECT 1 FROM endpoint y WHERE y.inventory_id = x.inventory_id AND y.rhost >= $23::text
+		AND (y.rhost, y.port, y.sni, y.address) < (x.rhost, x.port, x.sni, x.address)
+		AND (y.rhost >= $25::text OR y.rhost = $26::text) AND ($27::bigint = 0 OR y.port = $27::bigint))`
 
 // residualName is the condition on names, for every path but that of names
 // below a suffix, which has its own.
@@ -66,7 +78,7 @@ const (
 
 var formNames = []string{"", "_visible", "_filtered"}
 
-// residuals is how many arguments residual and residualName have.
+// residuals is how many arguments the residual conditions have.
 const residuals = 27
 
 // keyed is what a path's keyset is made of.
@@ -74,10 +86,11 @@ type keyed string
 
 // Keysets, by the kinds of their parts (see decodeCursor).
 const (
-	keyExpiry keyed = "nt"  // not_after, id
-	keySeen   keyed = "nt"  // last_seen_at, id
-	keyAdded  keyed = "t"   // id
-	keyName   keyed = "tnt" // rname, not_after, id
+	keyExpiry keyed = "nt"   // not_after, id
+	keySeen   keyed = "nt"   // last_seen_at, id
+	keyAdded  keyed = "t"    // id
+	keyName   keyed = "tnt"  // rname, not_after, id
+	keyHost   keyed = "tntt" // rhost, port, sni, address
 )
 
 // path is one way through the inventory.
@@ -132,8 +145,8 @@ func among(name, cast, column string) *path {
 	return p.build()
 }
 
-// The paths. Names below a suffix come in the order of the reversed name, a
-// certificate with several at the first of them.
+// The paths. Names below a suffix, and endpoints, come in the order of the
+// reversed name, a certificate with several at the first of them.
 var (
 	pathAll      = byExpiry("expiry", "", "").build()
 	pathStatus   = byExpiry("status", "c.status = %[1]s", "text").build()
@@ -148,6 +161,8 @@ var (
 	pathName     = through("name", "inventory_name", "rname").build()
 	pathSuffix   = (&path{name: "suffix", from: "inventory_name x CROSS JOIN inventory c", join: "c.id = x.inventory_id AND ",
 		lead: "inventory_name x", columns: []string{"x.rname", "x.not_after", "x.inventory_id"}, types: []string{"text", "bigint", "text"}, kinds: keyName}).build()
+	pathHost = (&path{name: "host", from: "endpoint x CROSS JOIN inventory c", join: "c.id = x.inventory_id AND ", lead: "endpoint x",
+		columns: []string{"x.rhost", "x.port", "x.sni", "x.address"}, types: []string{"text", "bigint", "text", "text"}, kinds: keyHost}).build()
 	pathSeen = (&path{name: "seen", from: "inventory_seen s CROSS JOIN inventory c", join: "c.id = s.inventory_id AND ", lead: "inventory_seen s",
 		columns: []string{"s.last_seen_at", "s.inventory_id"}, types: []string{"bigint", "text"}, kinds: keySeen}).build()
 	pathAdded = (&path{name: "added", from: "inventory c", lead: "inventory c",
@@ -158,7 +173,7 @@ var (
 func (p *path) build() *path {
 	for dir, word := range []string{"asc", "desc"} {
 		for f, suffix := range formNames {
-			if form(f) == filtered || !p.whole && p.kinds != keyName {
+			if form(f) == filtered || !p.whole && !p.first() {
 				p.rows[dir][f] = db.SQL("inventory.list_"+p.name+"_"+word+suffix, p.rowsText(dir, form(f)))
 			}
 		}
@@ -168,6 +183,10 @@ func (p *path) build() *path {
 	}
 	return p
 }
+
+// first reports whether p may meet a certificate several times, of which the
+// first counts; the keyset is then no part of the certificate.
+func (p *path) first() bool { return p.kinds == keyName || p.kinds == keyHost }
 
 // span compares the keyset with two of n arguments each, beginning with $first:
 // behind the one, and not behind the other.
@@ -208,10 +227,15 @@ func (p *path) rowsText(dir int, f form) string {
 	switch {
 	case f == visible:
 		rest = ` AND c.status <> 'retired'`
-	case f == filtered && p.kinds == keyName:
-		first, key, rest = residuals+1, ", x.rname", firstName+residual
+	case p.kinds == keyName:
+		first, rest = residuals+1, firstName+residualHost+residual
+	case p.kinds == keyHost:
+		first, rest = residuals+1, firstHost+residualName+residual
 	case f == filtered:
-		first, rest = residuals+1, residualName+residual
+		first, rest = residuals+1, residualName+residualHost+residual
+	}
+	if p.first() {
+		key = ", " + strings.Join(p.columns, ", ")
 	}
 	return `SELECT ` + shown + key + ` FROM ` + p.from + ` WHERE ` + p.join + p.span(dir, first) + p.condition(first+2*n+1) +
 		rest + p.order(dir) + fmt.Sprintf(` LIMIT $%d`, first+2*n)
@@ -469,6 +493,9 @@ func (c *conditions) candidates(sort Sort) []walk {
 			return []walk{{pathSuffix, dir, nil, filtered}}
 		}
 		return []walk{{pathName, dir, reversed(c.name.Name), c.left(pathName)}}
+	}
+	if c.endpoint.Name != "" { // too many to have been resolved
+		return []walk{{pathHost, dir, nil, filtered}}
 	}
 	var out []walk
 	add := func(p *path, arg any) { out = append(out, walk{p, dir, arg, c.left(p)}) }
