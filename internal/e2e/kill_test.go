@@ -150,11 +150,18 @@ type killSpot struct {
 	n     int
 }
 
+// beyond are fault points that this load cannot reach, each with the reason:
+// they belong to what an operator starts, and are crashed by their own tests.
+var beyond = map[string]string{
+	"ca.incident_step": "the API does not begin incidents yet; ca.TestIncidentSurvivesAnything cuts them off step by step",
+}
+
 // killPlan lists every fault point once, with random instants between. What
 // recovery does is reached only after a crash that left an order half done.
 func killPlan(points []string) (plan []killSpot) {
 	for i, point := range points {
 		switch {
+		case beyond[point] != "":
 		case strings.Contains(point, "recover"):
 			plan = append(plan, killSpot{"ca.after_intent", 1}, killSpot{point, 1})
 		default:
