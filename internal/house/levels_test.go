@@ -62,7 +62,6 @@ var levels = []level{
 	{"web", 3, nil},
 	{"cmd", 5, nil},
 	{"internal/house", 5, nil},
-	{"internal/hold", 5, nil},
 	{"internal/config/gen", 5, nil},
 }
 
