@@ -173,11 +173,16 @@ func newProgress(e env, verb string) *progress {
 	return p
 }
 
-// update shows n bytes, at most a few times a second.
+// update shows n bytes.
 func (p *progress) update(n int64) {
+	p.show(fmt.Sprintf("%.1f MB", float64(n)/1e6))
+}
+
+// show shows how much is done, at most a few times a second.
+func (p *progress) show(much string) {
 	if now := time.Now(); p.w != nil && now.Sub(p.last) > 200*time.Millisecond {
 		p.last = now
-		fmt.Fprintf(p.w, "\r\x1b[K%.1f MB %s", float64(n)/1e6, p.verb)
+		fmt.Fprintf(p.w, "\r\x1b[K%s %s", much, p.verb)
 	}
 }
 

@@ -229,7 +229,7 @@ func readInput(e env, name string) (string, error) {
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}
 	if len(b) > most {
-		return "", fmt.Errorf("%s is larger than %d bytes: it is not a certificate or a request", name, most)
+		return "", fmt.Errorf("%s is larger than %d bytes: it cannot be what is asked for", name, most)
 	}
 	return string(b), nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -192,6 +193,7 @@ func TestCommandsAgainstAServer(t *testing.T) {
 	if verified := s.ok("audit", "verify"); !strings.HasPrefix(verified, "journal\twhole\n") {
 		t.Error(verified)
 	}
+	provenJournal(t, s)
 	if entries := s.ok("audit", "list", "--subject", "token:"+made.ID); strings.Count(entries, "\n") != 3 || !strings.Contains(entries, "token.revoke") {
 		t.Error(entries)
 	}
@@ -201,6 +203,30 @@ func TestCommandsAgainstAServer(t *testing.T) {
 		}
 	}
 	backupWhileServing(t, s)
+}
+
+// provenJournal exports the journal and proves one of its entries.
+func provenJournal(t *testing.T, s *shell) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(s.ok("audit", "export")), "\n")
+	if rest := s.ok("audit", "export", "--after", fmt.Sprint(len(lines)-1)); strings.TrimSpace(rest) != lines[len(lines)-1] {
+		t.Error(rest)
+	}
+	var all []api.Checkpoint
+	decode(t, s.ok("audit", "checkpoints", "--json"), &all)
+	if len(all) == 0 {
+		t.Fatal("no checkpoint was signed at the start")
+	}
+	key, file := strings.TrimSpace(s.ok("audit", "key")), filepath.Join(t.TempDir(), "entry.proof")
+	if err := os.WriteFile(file, []byte(s.ok("audit", "prove", "1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if entry := strings.TrimSpace(s.ok("audit", "check", file, "--key", key)); entry != lines[0] {
+		t.Errorf("proved %s, exported %s", entry, lines[0])
+	}
+	s.out(exitFailed, "audit", "prove", "99999999")
+	s.out(exitUsage, "audit", "check", file)
+	s.out(exitProblems, "audit", "check", file, "--key", "localhost+de1ce7d6+AZ3hd2Z6NnIE2MKvkrJFgSDDwQ3dgG5bRyYuCWDEGL4J")
 }
 
 // authorities makes a second CA whose root is, as it were, elsewhere.

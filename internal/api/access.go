@@ -57,8 +57,13 @@ var accessTable = map[string]access{
 	"create-token": admin,
 	"revoke-token": admin,
 
-	"list-journal":   viewer,
-	"verify-journal": viewer,
+	"list-journal":      viewer,
+	"verify-journal":    viewer,
+	"export-journal":    viewer,
+	"list-checkpoints":  viewer,
+	"list-journal-keys": viewer,
+	"prove-entry":       viewer,
+	"prove-consistency": viewer,
 
 	"get-health":  public,
 	"get-version": public,

@@ -62,6 +62,7 @@ type App struct {
 	resolver  *dns.Resolver
 	acme      *server.Server
 	status    *status.Service
+	journal   *audit.Log
 	checker   *ca.Checker
 	api       *api.Server
 	https     *httpsCert
@@ -103,6 +104,9 @@ func (a *App) openStorage(ctx context.Context) (err error) {
 		return err
 	}
 	if a.keys, err = openKeys(a.cfg, a.paths); err != nil {
+		return err
+	}
+	if a.journal, err = openJournal(ctx, a.cfg, a.db, a.keys); err != nil {
 		return err
 	}
 	a.signerLog, err = keys.OpenSignerLog(a.paths.signerLog())
@@ -270,6 +274,10 @@ func (a *App) backgroundLoops() []loop.Every {
 			n, err := audit.Sequence(ctx, a.db, sequenceBatch)
 			return loop.Count{Claimed: n, Done: n, More: n == sequenceBatch}, err
 		}),
+		every("audit.checkpoint", time.Minute, func(ctx context.Context) (loop.Count, error) {
+			n, more, err := a.journal.Tick(ctx, time.Now())
+			return loop.Count{Claimed: n, Done: n, More: more}, err
+		}),
 		every("ca.reload", 15*time.Second, func(ctx context.Context) (loop.Count, error) {
 			return loop.Count{}, a.ca.Reload(ctx)
 		}),
@@ -313,6 +321,9 @@ func (a *App) recoverNow(ctx context.Context) error {
 	m, err := a.ca.Recover(ctx, before)
 	if err != nil {
 		return fmt.Errorf("recover serials: %w", err)
+	}
+	if err := a.signJournal(ctx); err != nil {
+		return err
 	}
 	if n+m > 0 {
 		a.log.InfoContext(ctx, "recovered interrupted issuances", "orders", n, "serials", m)

@@ -16,7 +16,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json/v2"
 	"errors"
 	"fmt"
@@ -214,77 +213,4 @@ func Waiting(ctx context.Context, q db.Q, f func(*Record) error) error {
 // Backlog returns the number of entries that wait for their place.
 func Backlog(ctx context.Context, q db.Q) (int64, error) {
 	return db.Get(ctx, q, qBacklog, (*db.Row).Int64)
-}
-
-// Report is the result of Verify.
-type Report struct {
-	Entries int64  `json:"entries"` // placed entries checked
-	Waiting int64  `json:"waiting"` // entries that have no place yet
-	Head    string `json:"head"`    // hex hash of the last entry
-	// Problem is the first break in the chain, "" when it is whole.
-	Problem string `json:"problem,omitempty"`
-}
-
-// Verify recomputes the whole chain over one consistent state and compares it
-// with the stored hashes and head. A changed, removed, added or reordered entry
-// is a Problem; err is only for a failure to read.
-func Verify(ctx context.Context, d *db.DB) (rep Report, err error) {
-	err = d.Snapshot(ctx, func(q db.Q) error {
-		rep, err = verify(ctx, q)
-		return err
-	})
-	return rep, err
-}
-
-func verify(ctx context.Context, q db.Q) (Report, error) {
-	var rep Report
-	var err error
-	if rep.Waiting, err = Backlog(ctx, q); err != nil {
-		return rep, err
-	}
-	hash := genesis()
-	for {
-		page, err := Follow(ctx, q, rep.Entries, 1000)
-		if err != nil {
-			return rep, err
-		}
-		for i := range page {
-			rec := &page[i]
-			want := rep.Entries + 1
-			if rec.Seq != want {
-				rep.Problem = fmt.Sprintf("entry %d is missing: the next one is %d", want, rec.Seq)
-				return rep, nil
-			}
-			hash = chain(hash, want, rec)
-			if string(hash) != string(rec.Hash) {
-				rep.Problem = fmt.Sprintf("entry %d (%s, %s) does not match its hash: it, or one before it, was changed", want, rec.ID, rec.Kind)
-				return rep, nil
-			}
-			rep.Entries++
-		}
-		if len(page) == 0 {
-			break
-		}
-	}
-	rep.Head = hex.EncodeToString(hash)
-	return rep, rep.compareHead(ctx, q, hash)
-}
-
-// compareHead finds entries removed from the end, which break no link.
-func (rep *Report) compareHead(ctx context.Context, q db.Q, hash []byte) error {
-	var seq int64
-	var stored []byte
-	err := q.One(ctx, qHead, func(r *db.Row) { seq, stored = r.Int64(), r.Bytes() })
-	switch {
-	case errors.Is(err, db.ErrNotFound) && rep.Entries == 0:
-		return nil
-	case errors.Is(err, db.ErrNotFound):
-		rep.Problem = "the head of the journal is missing"
-		return nil
-	case err != nil:
-		return err
-	case seq != rep.Entries || string(stored) != string(hash):
-		rep.Problem = fmt.Sprintf("the journal ends at entry %d, its head says %d: entries were removed", rep.Entries, seq)
-	}
-	return nil
 }

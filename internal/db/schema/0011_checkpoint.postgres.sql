@@ -1,0 +1,22 @@
+-- The journal as a Merkle tree (RFC 6962 section 2.1). A node of level n is the
+-- hash over the 256^n entries from idx * 256^n on; lower hashes are computed
+-- from the entries themselves.
+CREATE TABLE journal_node (
+	level BIGINT NOT NULL CHECK (level > 0),
+	idx   BIGINT NOT NULL,
+	hash  BYTEA NOT NULL,
+	PRIMARY KEY (level, idx)
+);
+
+-- Signed statements about the tree of the first size entries.
+CREATE TABLE journal_checkpoint (
+	size       BIGINT NOT NULL PRIMARY KEY,
+	note       TEXT COLLATE "C" NOT NULL,
+	created_at BIGINT NOT NULL
+);
+
+-- Keys that have signed checkpoints, as verifier keys of signed notes.
+CREATE TABLE journal_signer (
+	vkey       TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+	created_at BIGINT NOT NULL
+);
