@@ -22,6 +22,7 @@ import (
 type conn struct {
 	e                               env
 	server, tokenFile, caFile, data string
+	breakGlass                      string
 	config                          string         // of --offline
 	offline                         bool           // work on the data directory itself
 	cmd                             *cobra.Command // where the flags are
@@ -34,6 +35,7 @@ func connect(e env, cmd *cobra.Command) *conn {
 	f.StringVar(&c.server, "server", e.getenv("CHANCERY_SERVER"), "`URL` of the server (default: $CHANCERY_SERVER, or the one that runs on --data)")
 	f.StringVar(&c.tokenFile, "token-file", "", "`file` with the API token (default: $CHANCERY_TOKEN, or admin.token in --data)")
 	f.StringVar(&c.caFile, "ca-file", "", "`file` with the roots that the server's certificate must chain to (default: root.pem in --data)")
+	f.StringVar(&c.breakGlass, "break-glass", "", "act without the second person that approval.operations asks for, and record this `reason`")
 	f.StringVar(&c.data, "data", "./.chancery", "data `directory` of a server on this machine")
 	return c
 }
@@ -70,7 +72,7 @@ func (c *conn) client(ctx context.Context) (*client.Client, error) {
 	if c.offline {
 		return c.local(ctx)
 	}
-	cfg := client.Config{Server: c.server, UserAgent: "chancery/" + c.e.build().Version}
+	cfg := client.Config{Server: c.server, UserAgent: "chancery/" + c.e.build().Version, BreakGlass: c.breakGlass}
 	// Another server is never sent the local administrator's token, unless the
 	// command line names the directory.
 	local := c.server == "" || c.cmd.PersistentFlags().Changed("data")

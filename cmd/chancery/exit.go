@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chancery/internal/api/client"
 	"chancery/internal/fault"
 )
 
@@ -50,6 +51,9 @@ func exitCode(err error) int {
 	if errors.As(err, &e) {
 		return e.code
 	}
+	if _, held := errors.AsType[*client.Held](err); held {
+		return exitRetry
+	}
 	if fault.Is(err, fault.Unavailable) || fault.Is(err, fault.RateLimited) {
 		return exitRetry
 	}
@@ -63,6 +67,9 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 	var e *exitError
 	if errors.As(err, &e) {
 		next = e.next
+	}
+	if held, ok := errors.AsType[*client.Held](err); ok {
+		next = "chancery approvals show " + held.ID
 	}
 	if code == exitUsage && next == "" {
 		next = "chancery help"

@@ -278,7 +278,7 @@ func asViewer(t *testing.T, s *shell, text string) {
 	s.ok(as("certs", "list")...)
 	for _, args := range [][]string{{"ca", "init", "--ca", "other"}, {"ca", "csr", "--ca", "other"}, {"config", "token", "list"},
 		{"config", "token", "create", "x", "--role", "admin"}, {"acme", "eab", "list"}, {"certs", "revoke", "--query", "*.test", "--yes"}} {
-		if _, errs := s.out(exitFailed, as(args...)...); !strings.Contains(errs, "needs the role admin") || strings.Contains(errs, text) {
+		if _, errs := s.out(exitFailed, as(args...)...); !strings.Contains(errs, "needs the permission") || strings.Contains(errs, text) {
 			t.Errorf("%v: %s", args, errs)
 		}
 	}

@@ -11,16 +11,23 @@ import (
 
 // access says who may call an operation, and how it is answered.
 type access struct {
-	role        token.Role // "" = anybody, without a token
-	conditional bool       // a GET whose answer changes only with the journal and the clock: ETag, 304, memory
+	need        token.Permission // token.Public = anybody, without a sign-in
+	conditional bool             // a GET whose answer changes only with the journal and the clock: ETag, 304, memory
+	secret      bool             // its answer holds a secret, which is never kept
+	scoped      bool             // its handler holds what it changes against the caller's scope; otherwise only an unlimited caller may change anything
 }
 
 // Rules of the access table.
 var (
-	public  = access{}
-	viewer  = access{role: token.Viewer}
-	listing = access{role: token.Viewer, conditional: true}
-	admin   = access{role: token.Admin}
+	public   = access{}
+	viewer   = access{need: token.Read}
+	listing  = access{need: token.Read, conditional: true}
+	auditor  = access{need: token.Audit}
+	operator = access{need: token.Operate}
+	scoped   = access{need: token.Operate, scoped: true}
+	approver = access{need: token.Approve}
+	admin    = access{need: token.Administer}
+	secretly = access{need: token.Administer, secret: true}
 )
 
 // accessTable holds one row for each operation. New fails when one is missing.
@@ -28,8 +35,8 @@ var accessTable = map[string]access{
 	"list-certificates":    listing,
 	"get-certificate":      viewer,
 	"download-certificate": viewer,
-	"revoke-certificate":   admin,
-	"revoke-certificates":  admin,
+	"revoke-certificate":   scoped,
+	"revoke-certificates":  operator,
 
 	"list-authorities":       viewer,
 	"get-authority":          viewer,
@@ -46,15 +53,15 @@ var accessTable = map[string]access{
 
 	"list-accounts":      viewer,
 	"get-account":        viewer,
-	"deactivate-account": admin,
+	"deactivate-account": operator,
 	"list-orders":        viewer,
 	"get-order":          viewer,
 	"list-eab-keys":      admin,
-	"create-eab-key":     admin,
+	"create-eab-key":     secretly,
 	"revoke-eab-key":     admin,
 
-	"list-tokens":  admin,
-	"create-token": admin,
+	"list-tokens":  auditor,
+	"create-token": secretly,
 	"revoke-token": admin,
 
 	"list-journal":      viewer,
@@ -69,17 +76,27 @@ var accessTable = map[string]access{
 	"get-version": public,
 	"get-summary": viewer,
 	"get-openapi": public,
+
+	"get-session":   public,
+	"open-session":  public,
+	"close-session": {need: token.Read, scoped: true},
+	"list-sign-ins": public,
+
+	"list-approvals":    viewer,
+	"get-approval":      viewer,
+	"decide-approval":   approver,
+	"withdraw-approval": {need: token.Read, scoped: true},
 }
 
 // caller is who sent a request.
-type caller struct{ token token.Token }
-
-// actor names the caller in the journal.
-func (c caller) actor() string {
-	if c.token.ID == "" {
-		return "anonymous"
-	}
-	return "token:" + c.token.ID
+type caller struct {
+	actor   string // journal's name: "token:ID", "user:PROVIDER/SUBJECT", "anonymous"
+	name    string // for people
+	role    token.Role
+	scope   token.Scope
+	tokenID string         // "" for those who came through a provider
+	session *token.Session // nil for bearers of tokens
+	csrf    string         // of a session
 }
 
 type callerKey struct{}
@@ -88,18 +105,72 @@ func withCaller(ctx context.Context, c caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// actorOf returns the journal's name of who sent the request.
-func actorOf(ctx context.Context) string {
+func callerOf(ctx context.Context) caller {
 	c, _ := ctx.Value(callerKey{}).(caller)
-	return c.actor()
+	if c.actor == "" {
+		c.actor = "anonymous"
+	}
+	return c
+}
+
+// actorOf returns the journal's name of who sent the request.
+func actorOf(ctx context.Context) string { return callerOf(ctx).actor }
+
+// within returns a forbidden fault unless the caller's scope covers a thing of
+// an owner, an authority and a profile; "" stands for one it does not have.
+func within(ctx context.Context, owner, ca, profile string) error {
+	if scope := callerOf(ctx).scope; !scope.Covers(owner, ca, profile) {
+		return fault.New(fault.Forbidden, "this lies outside of what your sign-in is limited to; ask an administrator for a wider scope")
+	}
+	return nil
 }
 
 // admit authenticates a request and holds its role against the table.
 func (s *Server) admit(r *http.Request, need access) (caller, error) {
-	if need.role == "" {
-		return caller{}, nil
+	if need.need == token.Public {
+		return caller{actor: "anonymous"}, nil
 	}
-	text, err := bearer(r.Header.Values("Authorization"))
+	c, err := s.authenticate(r)
+	if err != nil {
+		return c, err
+	}
+	if !c.role.Allows(need.need) {
+		return c, fault.New(fault.Forbidden, "this needs the permission %s, which the roles %s have; %q has the role %s; ask an administrator",
+			need.need, roleList(need.need), c.name, c.role)
+	}
+	if r.Method != http.MethodGet && !need.scoped && !c.scope.Whole() {
+		return c, fault.New(fault.Forbidden, "this concerns the whole estate, and your sign-in is limited to a part; ask an administrator")
+	}
+	return c, s.limit(c)
+}
+
+func roleList(p token.Permission) string {
+	var names []string
+	for _, r := range token.Needing(p) {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, ", ")
+}
+
+// limit refuses a caller who is too fast.
+func (s *Server) limit(c caller) error {
+	if s.cfg.Limiter == nil {
+		return nil
+	}
+	if ok, retry := s.cfg.Limiter.Allow(c.actor, 1, now()); !ok {
+		return fault.New(fault.RateLimited, "too many requests by %s: more than %s; wait, or ask an administrator to raise limits.api", c.actor, s.cfg.Limiter.Rate(c.actor)).Retry(retry)
+	}
+	return nil
+}
+
+// authenticate finds out who sent a request: the bearer of a token, or a
+// browser that is signed in.
+func (s *Server) authenticate(r *http.Request) (caller, error) {
+	headers := r.Header.Values("Authorization")
+	if cookie, ok := sessionCookie(r); ok && len(headers) == 0 {
+		return s.signedIn(r, cookie)
+	}
+	text, err := bearer(headers)
 	if err != nil {
 		return caller{}, err
 	}
@@ -107,10 +178,11 @@ func (s *Server) admit(r *http.Request, need access) (caller, error) {
 	if err != nil {
 		return caller{}, err
 	}
-	if !t.Role.Allows(need.role) {
-		return caller{}, fault.New(fault.Forbidden, "this needs the role %s, the token %q has %s; ask an administrator for a token with that role", need.role, t.Name, t.Role)
-	}
-	return caller{t}, nil
+	return tokenCaller(&t), nil
+}
+
+func tokenCaller(t *token.Token) caller {
+	return caller{actor: "token:" + t.ID, name: t.Name, role: t.Role, scope: t.Scope, tokenID: t.ID}
 }
 
 // bearer returns the token of an Authorization header (RFC 6750 section 2.1).

@@ -39,8 +39,9 @@ func newHuma(s *Server) huma.API {
 	cfg := huma.DefaultConfig("Chancery", "1")
 	cfg.Info.Description = "The control plane of Chancery. Lists are keyset-paged: pass `next` as `cursor` for the next page."
 	cfg.Components = &huma.Components{
-		Schemas:         registry,
-		SecuritySchemes: map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", Description: "A token made by `chancery config token create`."}},
+		Schemas: registry,
+		SecuritySchemes: map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", Description: "A token made by `chancery config token create`."},
+			"session": {Type: "apiKey", In: "cookie", Name: cookieName, Description: "A browser's sign-in. What changes something also needs the header X-CSRF-Token, as get-session gives it."}},
 	}
 	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath, cfg.CreateHooks = "", "", "", nil
 	cfg.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}

@@ -75,12 +75,27 @@ func (s *Server) revokeCertificate(ctx context.Context, in *revokeInput) (*bodyO
 	if in.Body.BlockKey && reason != pki.KeyCompromise {
 		return nil, fault.New(fault.Invalid, "block_key goes with the reason keyCompromise only")
 	}
+	if err := s.mayTouch(ctx, in.ID); err != nil {
+		return nil, err
+	}
 	c, err := s.cfg.CA.Revoke(ctx, ca.Revocation{CertificateID: in.ID, Reason: reason, Actor: actorOf(ctx), BlockKey: in.Body.BlockKey})
 	if err != nil {
 		return nil, err
 	}
 	s.changed()
 	return &bodyOf[Certificate]{viewCertificate(c, now())}, nil
+}
+
+// mayTouch holds a certificate that was issued here against the caller's scope.
+func (s *Server) mayTouch(ctx context.Context, id string) error {
+	if scope := callerOf(ctx).scope; scope.Whole() {
+		return nil
+	}
+	c, err := ca.Get(ctx, s.cfg.DB.Read(), id)
+	if err != nil {
+		return err
+	}
+	return within(ctx, "", c.CA, c.Profile)
 }
 
 type bulkRevokeInput struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,9 +15,12 @@ import (
 	"chancery/internal/acme/server"
 	"chancery/internal/ca"
 	"chancery/internal/db"
+	"chancery/internal/fault"
 	"chancery/internal/httpd"
 	"chancery/internal/keys"
+	"chancery/internal/limit"
 	"chancery/internal/obs"
+	"chancery/internal/token"
 )
 
 // Config is what a Server needs.
@@ -37,6 +41,18 @@ type Config struct {
 	// Build says which program answers.
 	Build obs.Build
 
+	// Limiter bounds the requests of each caller. Nil: no bound.
+	Limiter *limit.Limiter
+
+	// Sessions keeps the sign-ins of people. Nil: tokens only.
+	Sessions *token.Sessions
+
+	// Providers are where people may sign in, by the name in their URLs.
+	Providers map[string]*Provider
+
+	// Approval says which operations need a second person.
+	Approval Approval
+
 	// Changed, if set, is called after an operation changed what is served
 	// elsewhere (revocations, authorities), so that caches can be refreshed
 	// before their next tick. It must not block.
@@ -47,15 +63,17 @@ type Config struct {
 
 // Server is the control plane's edge. It is safe for concurrent use.
 type Server struct {
-	cfg       Config
-	log       *slog.Logger
-	huma      huma.API
-	routes    []route
-	tokens    tokenCache
-	stamp     stamp
-	bodies    bodies
-	verifying sync.Mutex             // held by the one verify-journal that runs
-	spec      func() ([]byte, error) // the OpenAPI document, made once
+	cfg         Config
+	log         *slog.Logger
+	huma        huma.API
+	routes      []route
+	tokens      tokenCache
+	stamp       stamp
+	bodies      bodies
+	verifying   sync.Mutex     // held by the one verify-journal that runs
+	attempts    *limit.Limiter // sign-ins per network
+	crossOrigin *http.CrossOriginProtection
+	spec        func() ([]byte, error) // the OpenAPI document, made once
 }
 
 // route is one operation on its way into the mux.
@@ -76,10 +94,18 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log}
 	s.tokens.ttl = tokenTTL
+	s.crossOrigin = http.NewCrossOriginProtection()
+	var err error
+	if s.attempts, err = limit.New("api_sign_ins", limit.Rate{Count: 30, Per: time.Minute}, 0); err != nil {
+		return nil, err
+	}
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
 	s.registerAll()
 	if err := s.checkAccess(); err != nil {
+		return nil, err
+	}
+	if err := s.checkApproval(); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -94,6 +120,8 @@ func (s *Server) registerAll() {
 	s.acme()
 	s.tokenOperations()
 	s.journal()
+	s.sessions()
+	s.approvals()
 	s.about()
 }
 
@@ -103,6 +131,7 @@ func (s *Server) Routes(mux *httpd.Mux) {
 	for _, rt := range s.routes {
 		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*maxBody)
 	}
+	s.signInRoutes(g)
 }
 
 // changed tells the rest of the process that something it serves is different.
@@ -124,18 +153,18 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 			s.refuse(w, r, rt.op, err)
 			return
 		}
-		obs.Set(r.Context(), slog.String("actor", who.actor()))
-		if r.Method != http.MethodGet {
-			defer s.stamp.reset()
-		}
-		handle := func(w http.ResponseWriter) {
-			rt.handle(newContext(rt.op, r.WithContext(withCaller(r.Context(), who)), w))
-		}
-		if rt.access.conditional {
+		obs.Set(r.Context(), slog.String("actor", who.actor))
+		r = r.WithContext(withCaller(r.Context(), who))
+		handle := func(w http.ResponseWriter) { rt.handle(newContext(rt.op, r, w)) }
+		switch {
+		case rt.access.conditional:
 			s.conditional(w, r, handle)
-			return
+		case r.Method == http.MethodGet:
+			handle(w)
+		default:
+			defer s.stamp.reset()
+			s.change(w, r, rt, handle)
 		}
-		handle(w)
 	}
 }
 
@@ -143,9 +172,9 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
 	op.Path, op.MaxBodyBytes = Prefix+op.Path, maxBody
 	op.Responses = s.errorResponse()
-	if need := accessTable[op.OperationID]; need.role != "" {
-		op.Security = []map[string][]string{{"bearer": {}}}
-		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds the role " + string(need.role) + ".")
+	if need := accessTable[op.OperationID].need; need != token.Public {
+		op.Security = []map[string][]string{{"bearer": {}}, {"session": {}}}
+		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds the permission " + string(need) + ": " + roleList(need) + ".")
 	}
 	huma.Register(s.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
@@ -175,6 +204,21 @@ func (s *Server) checkAccess() error {
 	}
 	return nil
 }
+
+// checkApproval makes sure that what needs a second person exists and changes
+// something.
+func (s *Server) checkApproval() error {
+	for _, id := range s.cfg.Approval.Operations {
+		i := slices.IndexFunc(s.routes, func(rt route) bool { return rt.op.OperationID == id })
+		if i < 0 || s.routes[i].op.Method == http.MethodGet || s.routes[i].access.secret || slices.Contains(neverHeld, id) {
+			return fault.New(fault.Invalid, "approval.operations: %q is not an operation that can wait for a second person; docs/openapi.yaml lists the operations", id)
+		}
+	}
+	return nil
+}
+
+// neverHeld are operations without which nobody could sign in or decide.
+var neverHeld = []string{"open-session", "close-session", "decide-approval", "withdraw-approval"}
 
 // defaultRetry is what a refusal for lack of means tells the client.
 const defaultRetry = 5 * time.Second

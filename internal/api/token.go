@@ -14,11 +14,34 @@ import (
 type Token struct {
 	ID        string     `json:"id"`
 	Name      string     `json:"name"`
-	Role      token.Role `json:"role" enum:"viewer,admin"`
+	Role      token.Role `json:"role" enum:"viewer,auditor,approver,operator,admin"`
+	Scope     *Scope     `json:"scope,omitempty" doc:"The part of the estate that the role is limited to"`
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 	Live      bool       `json:"live" doc:"It can be used now"`
+}
+
+// Scope is a part of the estate. Entries are names, or patterns with *.
+type Scope struct {
+	Owners   []string `json:"owners,omitempty" maxItems:"64" doc:"Owners of certificates; none = all, also those without one"`
+	CAs      []string `json:"cas,omitempty" maxItems:"64" doc:"Names of authorities as in the ACME path; none = all"`
+	Profiles []string `json:"profiles,omitempty" maxItems:"64" doc:"Certificate profiles; none = all"`
+}
+
+func viewScope(s token.Scope) *Scope {
+	if s.Whole() {
+		return nil
+	}
+	return &Scope{s.Owners, s.CAs, s.Profiles}
+}
+
+// scope returns the rule; nil restricts nothing.
+func (s *Scope) scope() token.Scope {
+	if s == nil {
+		return token.Scope{}
+	}
+	return token.Scope{Owners: s.Owners, CAs: s.CAs, Profiles: s.Profiles}
 }
 
 // NewToken is a token that was just made.
@@ -35,7 +58,7 @@ func (s *Server) tokenOperations() {
 }
 
 func viewToken(t *token.Token) Token {
-	return Token{ID: t.ID, Name: t.Name, Role: t.Role, CreatedAt: t.CreatedAt, ExpiresAt: instant(t.ExpiresAt), RevokedAt: instant(t.RevokedAt), Live: t.Live(now())}
+	return Token{ID: t.ID, Name: t.Name, Role: t.Role, Scope: viewScope(t.Scope), CreatedAt: t.CreatedAt, ExpiresAt: instant(t.ExpiresAt), RevokedAt: instant(t.RevokedAt), Live: t.Live(now())}
 }
 
 func (s *Server) listTokens(ctx context.Context, in *ListInput) (*pageOf[Token], error) {
@@ -53,7 +76,8 @@ func (s *Server) listTokens(ctx context.Context, in *ListInput) (*pageOf[Token],
 type createTokenInput struct {
 	Body struct {
 		Name    string     `json:"name" minLength:"1" maxLength:"64" doc:"Who or what uses it"`
-		Role    token.Role `json:"role,omitempty" default:"viewer" enum:"viewer,admin"`
+		Role    token.Role `json:"role,omitempty" default:"viewer" enum:"viewer,auditor,approver,operator,admin"`
+		Scope   *Scope     `json:"scope,omitempty" doc:"Limit the role to a part of the estate"`
 		Expires string     `json:"expires,omitempty" maxLength:"32" doc:"How long it works, such as 90d; for ever when it is not given"`
 	}
 }
@@ -68,7 +92,7 @@ func (s *Server) createToken(ctx context.Context, in *createTokenInput) (*secret
 	if err != nil {
 		return nil, err
 	}
-	t, text, err := token.Create(ctx, s.cfg.DB, token.Spec{Name: in.Body.Name, Role: in.Body.Role, Expires: life}, actorOf(ctx), now())
+	t, text, err := token.Create(ctx, s.cfg.DB, token.Spec{Name: in.Body.Name, Role: in.Body.Role, Scope: in.Body.Scope.scope(), Expires: life}, actorOf(ctx), now())
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,7 @@ type world struct {
 	dir     string
 	log     *safeBuffer
 	tls     *ca.Profile
+	api     *api.Server
 	admin   *client.Client
 	viewer  *client.Client
 	secrets []string // must never be logged
@@ -78,7 +79,9 @@ func each(t *testing.T, f func(t *testing.T, w *world)) {
 	dbtest.EachURL(t, func(t *testing.T, url string) { f(t, newWorld(t, url)) })
 }
 
-func newWorld(t testing.TB, url string) *world {
+// newWorld returns a world on a database; change adapts the API's
+// configuration.
+func newWorld(t testing.TB, url string, change ...func(*api.Config)) *world {
 	t.Helper()
 	ctx := context.Background()
 	w := &world{dir: t.TempDir(), log: &safeBuffer{}, queries: &counter{}, changes: &counter{}}
@@ -115,8 +118,14 @@ func newWorld(t testing.TB, url string) *world {
 	t.Cleanup(func() { acme.Close() })
 
 	log := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := api.New(api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log})
+	cfg := api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log,
+		Sessions: token.NewSessions(w.db, 12*time.Hour, time.Hour)}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := api.New(cfg)
 	check(t, err)
+	w.api = s
 	w.serve(t, s, log)
 	return w
 }
@@ -165,6 +174,14 @@ func (w *world) client(t testing.TB, text string) *client.Client {
 	c, err := client.New(client.Config{Server: "http://chancery.test", Token: text, HTTP: w.http})
 	check(t, err)
 	return c
+}
+
+// tokenOf makes a token and returns its text.
+func (w *world) tokenOf(t testing.TB, spec token.Spec) string {
+	t.Helper()
+	_, text, err := token.Create(context.Background(), w.db, spec, "test", time.Now())
+	check(t, err)
+	return text
 }
 
 // issue makes a certificate for names.

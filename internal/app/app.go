@@ -25,6 +25,7 @@ import (
 	"chancery/internal/loop"
 	"chancery/internal/obs"
 	"chancery/internal/status"
+	"chancery/internal/token"
 )
 
 // Options are what the command line adds to a configuration.
@@ -63,6 +64,7 @@ type App struct {
 	acme      *server.Server
 	status    *status.Service
 	journal   *audit.Log
+	sessions  *token.Sessions
 	checker   *ca.Checker
 	api       *api.Server
 	https     *httpsCert
@@ -300,6 +302,7 @@ func (a *App) backgroundLoops() []loop.Every {
 		}),
 		every("app.https_certificate", time.Hour, a.https.tick),
 	}
+	loops = append(loops, a.accessLoops(every)...)
 	return append(loops, a.statusLoops()...)
 }
 

@@ -35,9 +35,12 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if _, err := token.EnsureAdmin(ctx, a.db, a.paths.adminToken(), time.Now()); err != nil {
 		return err
 	}
-	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
-		Build: a.opts.Build, Log: a.log, Changed: a.changed})
-	if err != nil {
+	ac := api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
+		Build: a.opts.Build, Log: a.log, Changed: a.changed}
+	if err := a.access(&ac); err != nil {
+		return err
+	}
+	if a.api, err = api.New(ac); err != nil {
 		return err
 	}
 	a.https = &httpsCert{cfg: a.cfg, paths: a.paths, ca: a.ca, name: firstCA(a.cfg), certs: &httpd.Certificates{}}

@@ -26,6 +26,9 @@ func (c *Config) Check() []error {
 	for _, name := range slices.Sorted(maps.Keys(c.Profile)) {
 		k.profile("profile."+name, c.Profile[name])
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.OIDC)) {
+		k.oidc("oidc."+name, c.OIDC[name])
+	}
 	return k.problems
 }
 

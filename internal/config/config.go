@@ -41,6 +41,15 @@ type Config struct {
 	// "unlimited". What exceeds one is refused with 429 and Retry-After.
 	Limits Limits `toml:"limits"`
 
+	// How long people stay signed in.
+	SignIn SignIn `toml:"sign_in"`
+
+	// One table per OpenID provider that people may sign in through.
+	OIDC map[string]OIDC `toml:"oidc"`
+
+	// What needs a second person.
+	Approval Approval `toml:"approval"`
+
 	// OCSP, CRLs, and where they go.
 	Status Status `toml:"status"`
 

@@ -60,7 +60,11 @@ func Default() *Config {
 			LookupsPerName:         Rate{Count: 60, Per: time.Hour},
 			VerificationsPerIP:     Rate{Count: 30000, Per: time.Minute, Burst: 10000},
 			PendingOrders:          1000,
+			API:                    Rate{Count: 10000, Per: time.Second},
 		},
+		SignIn:   SignIn{Life: 12 * time.Hour, Idle: time.Hour},
+		OIDC:     map[string]OIDC{},
+		Approval: Approval{Operations: []string{}, Expires: 3 * day},
 		Status: Status{
 			OCSPValidity: 4 * day,
 			OCSPLiveRate: 200,

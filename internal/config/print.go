@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"io"
-	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -26,26 +25,14 @@ func (c *Config) Print(w io.Writer) error {
 			p.section(name, v)
 			continue
 		}
-		entries := v.Interface()
-		for _, entry := range slices.SortedFunc(mapKeys(entries), strings.Compare) {
-			p.section(name+"."+entry, v.MapIndex(reflect.ValueOf(entry)))
+		for _, entry := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
+			p.section(name+"."+entry.String(), v.MapIndex(entry))
 		}
 	}
 	if _, err := io.WriteString(w, p.b.String()); err != nil {
 		return fmt.Errorf("print config: %w", err)
 	}
 	return nil
-}
-
-// mapKeys returns the names of a map section.
-func mapKeys(m any) func(func(string) bool) {
-	switch m := m.(type) {
-	case map[string]CA:
-		return maps.Keys(m)
-	case map[string]Profile:
-		return maps.Keys(m)
-	}
-	return func(func(string) bool) {}
 }
 
 // printer builds the text.

@@ -222,4 +222,7 @@ type Limits struct {
 
 	// Orders of one account that may be open at the same time. 0: any number.
 	PendingOrders int `toml:"pending_orders" min:"0" max:"1000000"`
+
+	// Requests of one token, or of one person, to the API of the control plane.
+	API Rate `toml:"api"`
 }

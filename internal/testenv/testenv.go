@@ -45,3 +45,24 @@ func Skip(t testing.TB, reason string) {
 	}
 	t.Skipf("SKIPPED: %s", reason)
 }
+
+// NodeModules returns a directory whose node_modules holds a package for Node
+// that a test needs as its peer: $CHANCERY_NODE, or chancery-node in the
+// user's cache directory. `npm install --prefix DIR NAME` puts it there. A test
+// without it is skipped, or fails where nothing may be missing.
+func NodeModules(t testing.TB, name string) string {
+	t.Helper()
+	NeedBinary(t, "node")
+	dir := os.Getenv("CHANCERY_NODE")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			Skip(t, "there is no cache directory to look for Node packages in")
+		}
+		dir = filepath.Join(cache, "chancery-node")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "node_modules", name, "package.json")); err != nil {
+		Skip(t, name+" is not installed: npm install --prefix "+dir+" "+name)
+	}
+	return dir
+}

@@ -23,42 +23,12 @@ import (
 	"chancery/internal/fault"
 )
 
-// Role is what the bearer of a token may do.
-type Role string
-
-// Roles, each with everything that the one before it may do.
-const (
-	Viewer Role = "viewer" // read everything but secrets
-	Admin  Role = "admin"  // change everything
-)
-
-// Roles lists every role, the weakest first.
-var Roles = []Role{Viewer, Admin}
-
-// Valid reports whether r is a known role.
-func (r Role) Valid() bool { return r.rank() > 0 }
-
-// rank orders roles; 0 is no role at all.
-func (r Role) rank() int {
-	for i, known := range Roles {
-		if r == known {
-			return i + 1
-		}
-	}
-	return 0
-}
-
-// Allows reports whether a bearer in role r may do what needs role need. A
-// role that is not known allows nothing, and nothing allows an unknown need.
-func (r Role) Allows(need Role) bool {
-	return need.Valid() && r.rank() >= need.rank()
-}
-
 // Token is a bearer token as it is stored: without its secret.
 type Token struct {
 	ID        string
 	Name      string // for people: who or what uses it
 	Role      Role
+	Scope     Scope
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero: never
 	RevokedAt time.Time // zero: not revoked
@@ -71,18 +41,20 @@ func (t *Token) Live(now time.Time) bool {
 	return t.RevokedAt.IsZero() && (t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt))
 }
 
-const columns = `id, name, role, created_at, expires_at, revoked_at, hash`
+const columns = `id, name, role, created_at, expires_at, revoked_at, hash, scope`
 
 var (
-	qInsert = db.SQL("token.insert_token", `INSERT INTO api_token (id, name, hash, role, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`)
+	qInsert = db.SQL("token.insert_token", `INSERT INTO api_token (id, name, hash, role, created_at, expires_at, scope) VALUES ($1, $2, $3, $4, $5, $6, $7)`)
 	qGet    = db.SQL("token.get_token", `SELECT `+columns+` FROM api_token WHERE id = $1`)
 	qList   = db.SQL("token.list_tokens", `SELECT `+columns+` FROM api_token WHERE id > $1 ORDER BY id LIMIT $2`)
 	qRevoke = db.SQL("token.revoke_token", `UPDATE api_token SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL`)
 )
 
 func scan(r *db.Row) Token {
-	return Token{ID: r.Text(), Name: r.Text(), Role: Role(r.Text()), CreatedAt: r.Time(), ExpiresAt: r.Time(),
+	t := Token{ID: r.Text(), Name: r.Text(), Role: Role(r.Text()), CreatedAt: r.Time(), ExpiresAt: r.Time(),
 		RevokedAt: r.Time(), hash: r.Bytes()}
+	t.Scope = DecodeScope(r.Text())
+	return t
 }
 
 // Sizes of a token's parts.
@@ -120,6 +92,7 @@ func split(text string) (id, secret string, ok bool) {
 type Spec struct {
 	Name    string        // 1 to 64 characters
 	Role    Role          //
+	Scope   Scope         // narrows the role; zero = everything
 	Expires time.Duration // from now; 0 = never
 }
 
@@ -134,7 +107,7 @@ func (s *Spec) check() error {
 	case s.Expires < 0:
 		return fault.New(fault.Invalid, "a token cannot expire in the past; give a positive duration, or none")
 	}
-	return nil
+	return s.Scope.Check()
 }
 
 // Create makes a token and returns it with its text, which is not stored.
@@ -154,7 +127,7 @@ func Create(ctx context.Context, d *db.DB, spec Spec, actor string, now time.Tim
 func mint(spec Spec, now time.Time) (Token, string) {
 	secret := newSecret()
 	hash := sha256.Sum256([]byte(secret))
-	t := Token{ID: db.NewID(now), Name: spec.Name, Role: spec.Role, CreatedAt: now.UTC().Truncate(time.Millisecond), hash: hash[:]}
+	t := Token{ID: db.NewID(now), Name: spec.Name, Role: spec.Role, Scope: spec.Scope, CreatedAt: now.UTC().Truncate(time.Millisecond), hash: hash[:]}
 	if spec.Expires > 0 {
 		t.ExpiresAt = t.CreatedAt.Add(spec.Expires)
 	}
@@ -162,9 +135,9 @@ func mint(spec Spec, now time.Time) (Token, string) {
 }
 
 func (t *Token) insert(tx *db.Tx, actor string) error {
-	tx.Queue(qInsert, nil, t.ID, t.Name, t.hash, t.Role, t.CreatedAt, t.ExpiresAt)
+	tx.Queue(qInsert, nil, t.ID, t.Name, t.hash, t.Role, t.CreatedAt, t.ExpiresAt, EncodeScope(t.Scope))
 	return audit.Append(tx, audit.Entry{At: t.CreatedAt, Kind: "token.create", Actor: actor, Subject: "token:" + t.ID,
-		Data: map[string]string{"name": t.Name, "role": string(t.Role)}})
+		Data: map[string]any{"name": t.Name, "role": t.Role, "scope": t.Scope}})
 }
 
 // Verify returns the token that text names if its secret is right and it may

@@ -80,20 +80,6 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-func TestRolesAllow(t *testing.T) {
-	for _, c := range []struct {
-		have, need token.Role
-		want       bool
-	}{
-		{token.Viewer, token.Viewer, true}, {token.Viewer, token.Admin, false}, {token.Admin, token.Viewer, true}, {token.Admin, token.Admin, true},
-		{"", token.Viewer, false}, {"root", token.Viewer, false}, {token.Admin, "", false}, {token.Admin, "other", false}, {"", "", false},
-	} {
-		if got := c.have.Allows(c.need); got != c.want {
-			t.Errorf("%q.Allows(%q) = %v", c.have, c.need, got)
-		}
-	}
-}
-
 func TestEnsureAdmin(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		path := filepath.Join(t.TempDir(), "admin.token")

@@ -39,14 +39,18 @@ type Config struct {
 	HTTP *http.Client
 	// UserAgent names the program; "" = "chancery".
 	UserAgent string
+	// BreakGlass is the reason of an administrator who acts without a second
+	// person; "" = nobody does.
+	BreakGlass string
 }
 
 // Client calls one server. It is safe for concurrent use.
 type Client struct {
-	base  string
-	token string
-	agent string
-	http  *http.Client
+	base   string
+	token  string
+	agent  string
+	reason string
+	http   *http.Client
 }
 
 // New returns a client. It opens nothing.
@@ -55,10 +59,13 @@ func New(cfg Config) (*Client, error) {
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, fault.New(fault.Invalid, "the server %.128q is not a URL such as https://localhost:8443", cfg.Server)
 	}
+	if strings.ContainsAny(cfg.BreakGlass, "\r\n") {
+		return nil, fault.New(fault.Invalid, "the reason for acting alone must be one line")
+	}
 	if strings.ContainsAny(cfg.Token, "\r\n \t") {
 		return nil, fault.New(fault.Invalid, "the token has white space inside; give exactly what `chancery config token create` printed")
 	}
-	c := &Client{base: strings.TrimSuffix(cfg.Server, "/") + api.Prefix, token: cfg.Token, agent: cfg.UserAgent, http: cfg.HTTP}
+	c := &Client{base: strings.TrimSuffix(cfg.Server, "/") + api.Prefix, token: cfg.Token, agent: cfg.UserAgent, reason: cfg.BreakGlass, http: cfg.HTTP}
 	if c.agent == "" {
 		c.agent = "chancery"
 	}
@@ -110,6 +117,9 @@ func (c *Client) send(r *http.Request, out any) error {
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
+	if c.reason != "" {
+		r.Header.Set("X-Break-Glass", c.reason)
+	}
 	resp, err := c.http.Do(r)
 	if err != nil {
 		return unreachable(r, err)
@@ -125,7 +135,18 @@ func (c *Client) send(r *http.Request, out any) error {
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return refused(resp, body)
 	}
+	if id := resp.Header.Get("X-Approval"); id != "" {
+		return &Held{id}
+	}
 	return decode(resp, body, out)
+}
+
+// Held says that a request waits until a second person approves it.
+type Held struct{ ID string }
+
+// Error implements error.
+func (h *Held) Error() string {
+	return "this needs a second person: it waits as " + h.ID + " until somebody else approves it"
 }
 
 func decode(resp *http.Response, body []byte, out any) error {
