@@ -70,6 +70,7 @@ type Server struct {
 	tokens      tokenCache
 	stamp       stamp
 	bodies      bodies
+	hub         *hub
 	verifying   sync.Mutex     // held by the one verify-journal that runs
 	attempts    *limit.Limiter // sign-ins per network
 	crossOrigin *http.CrossOriginProtection
@@ -92,7 +93,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = obs.Discard()
 	}
-	s := &Server{cfg: cfg, log: cfg.Log}
+	s := &Server{cfg: cfg, log: cfg.Log, hub: newHub()}
 	s.tokens.ttl = tokenTTL
 	s.crossOrigin = http.NewCrossOriginProtection()
 	var err error
@@ -132,6 +133,7 @@ func (s *Server) Routes(mux *httpd.Mux) {
 		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*maxBody)
 	}
 	s.signInRoutes(g)
+	s.eventRoutes(g)
 }
 
 // changed tells the rest of the process that something it serves is different.

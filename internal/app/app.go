@@ -166,6 +166,7 @@ func (a *App) Run(ctx context.Context) error {
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoops()
 	servers, serveCtx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(serveCtx, a.api.Drain)()
 	background, _ := errgroup.WithContext(loopCtx)
 	for _, l := range a.backgroundLoops() {
 		background.Go(func() error { return l.Run(loopCtx) })
@@ -209,7 +210,9 @@ func (a *App) listen() ([]listener, error) {
 	secure := httpd.NewMux(httpMetrics)
 	a.acme.Routes(secure)
 	a.api.Routes(secure)
-	a.homeRoutes(secure)
+	if err := a.homeRoutes(secure); err != nil {
+		return nil, err
+	}
 	plain := httpd.NewMux(httpMetrics)
 	a.status.Routes(plain)
 	s := a.cfg.Server

@@ -3,6 +3,8 @@ package app
 import (
 	"encoding/json"
 	"os"
+
+	"chancery/web"
 )
 
 // Ready says where a running program can be reached. Its JSON is what
@@ -51,7 +53,7 @@ func (a *App) where() Ready {
 	r := Ready{
 		Directory: a.cfg.Server.URL + "/acme/" + name + "/directory",
 		API:       a.cfg.Server.URL + "/api/v1",
-		UI:        a.cfg.Server.URL + "/",
+		UI:        a.cfg.Server.URL + web.Prefix,
 		Root:      a.paths.root(),
 		Token:     a.paths.adminToken(),
 		PID:       os.Getpid(),

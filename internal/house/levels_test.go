@@ -59,7 +59,7 @@ var levels = []level{
 	{"internal/app", 4, nil},
 	{"internal/bench", 4, []string{"internal/app"}},
 	{"internal/e2e", 4, []string{"internal/app", "internal/bench"}},
-	{"web", 3, nil},
+	{"web", 3, []string{"web/bundle"}},
 	{"cmd", 5, nil},
 	{"internal/house", 5, nil},
 	{"internal/config/gen", 5, nil},

@@ -1,0 +1,120 @@
+// Calls of the public API. Answers to GET are kept with their entity tags, so
+// that asking again costs a 304.
+import { signal } from "@preact/signals";
+
+export interface Problem { detail: string; status: number; type?: string; requestId?: string }
+
+export class Refused extends Error {
+  constructor(public problem: Problem, public retryAfter?: number) { super(problem.detail); }
+}
+
+// Held says that a request waits for a second person.
+export class Held extends Error {
+  constructor(public id: string) { super("This needs a second person: it waits until somebody else approves it."); }
+}
+
+export interface Page<T> { items: T[]; next?: string; partial?: boolean }
+
+export interface Scope { owners?: string[]; cas?: string[]; profiles?: string[] }
+
+export interface Session {
+  signed_in: boolean; actor?: string; name?: string; role?: string; permissions: string[];
+  scope?: Scope; expires_at?: string; csrf?: string;
+}
+
+// session is who is signed in; null until it is known.
+export const session = signal<Session | null>(null);
+
+// may reports whether whoever is signed in has a permission.
+export const may = (permission: string) => session.value?.permissions.includes(permission) ?? false;
+
+const base = "/api/v1";
+const kept = new Map<string, { etag: string; body: unknown }>();
+const maxKept = 200;
+
+export type Query = Record<string, string | number | boolean | undefined>;
+
+export function withQuery(path: string, query?: Query): string {
+  const q = new URLSearchParams();
+  for (const [k, v] of Object.entries(query ?? {})) if (v !== undefined && v !== "" && v !== false) q.set(k, String(v));
+  const text = q.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+async function refusal(r: Response): Promise<Error> {
+  let problem: Problem = { detail: `The server answered ${r.status}.`, status: r.status };
+  try { problem = { ...problem, ...(await r.json()) }; } catch { /* not JSON: the status has to do */ }
+  if (r.status === 401) session.value = { signed_in: false, permissions: [] };
+  const after = Number(r.headers.get("Retry-After"));
+  return new Refused(problem, after > 0 ? after : undefined);
+}
+
+async function send(path: string, init: RequestInit): Promise<Response> {
+  try {
+    return await fetch(base + path, { credentials: "same-origin", ...init });
+  } catch (e) {
+    if ((e as Error).name === "AbortError") throw e;
+    throw new Refused({ detail: "The server cannot be reached. Is it running, and are you on its network?", status: 0 });
+  }
+}
+
+export async function get<T>(path: string, query?: Query, abort?: AbortSignal): Promise<T> {
+  const url = withQuery(path, query), known = kept.get(url);
+  const r = await send(url, { headers: known ? { "If-None-Match": known.etag } : {}, signal: abort });
+  if (r.status === 304 && known) return known.body as T;
+  if (!r.ok) throw await refusal(r);
+  const body = (await r.json()) as T, etag = r.headers.get("ETag");
+  if (etag) {
+    if (kept.size >= maxKept) kept.delete(kept.keys().next().value!);
+    kept.set(url, { etag, body });
+  }
+  return body;
+}
+
+// change sends what changes something. key, if given, makes a repetition safe.
+export async function change<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: unknown, key?: string): Promise<T> {
+  const headers: Record<string, string> = { "X-CSRF-Token": session.value?.csrf ?? "" };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (key) headers["Idempotency-Key"] = key;
+  const r = await send(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  if (!r.ok) throw await refusal(r);
+  const held = r.headers.get("X-Approval");
+  if (held) throw new Held(held);
+  return (r.status === 204 ? undefined : await r.json()) as T;
+}
+
+export async function whoAmI(): Promise<void> {
+  const r = await send("/session", {});
+  if (!r.ok) throw await refusal(r);
+  session.value = await r.json();
+}
+
+// changes counts what the server has told us of: views that depend on it ask
+// again when it moves.
+export const changes = signal(0);
+// live says whether the stream of changes is open.
+export const live = signal(false);
+// feed is the last events, the newest first.
+export interface Change { seq: number; id: string; at: string; kind: string; actor: string; subject: string; data?: Record<string, unknown> }
+export const feed = signal<Change[]>([]);
+
+const maxFeed = 500;
+
+// follow opens the stream of changes; the browser opens it again by itself.
+export function follow(): () => void {
+  const source = new EventSource(base + "/events");
+  let pending: Change[] = [], timer = 0;
+  const flush = () => {
+    timer = 0;
+    feed.value = [...pending.reverse(), ...feed.value].slice(0, maxFeed);
+    pending = [];
+    changes.value++;
+  };
+  source.onopen = () => { live.value = true; };
+  source.onerror = () => { live.value = false; };
+  source.onmessage = (e) => {
+    pending.push(JSON.parse(e.data));
+    if (!timer) timer = window.setTimeout(flush, 250);
+  };
+  return () => { source.close(); clearTimeout(timer); live.value = false; };
+}

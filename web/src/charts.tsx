@@ -1,0 +1,73 @@
+// Charts as SVG. Each has a table behind it for those who do not see it.
+import { count, day } from "./format";
+import { go, href } from "./router";
+
+export interface Bucket { day: string; value: string; count: number }
+
+const colours = 7; // series-0 .. series-6 in the style sheet; the last is "others"
+const iso = (t: number) => new Date(t).toISOString().slice(0, 10);
+const dayMs = 86_400_000;
+
+// Bars shows how many certificates end per day, stacked by the largest values.
+export function Bars({ buckets, days }: { buckets: Bucket[]; days: number }) {
+  const start = Math.floor(Date.now() / dayMs) * dayMs, totals = new Map<string, number>(), perDay = new Map<string, Map<string, number>>();
+  const last = iso(start + (days - 1) * dayMs);
+  for (const b of buckets) {
+    if (b.day < iso(start) || b.day > last) continue;
+    totals.set(b.value, (totals.get(b.value) ?? 0) + b.count);
+  }
+  const ranked = [...totals].sort((a, b) => b[1] - a[1]).map(([v]) => v), named = ranked.slice(0, colours - 1);
+  const series = ranked.length > named.length ? [...named, "others"] : named;
+  for (const b of buckets) {
+    const v = named.includes(b.value) ? b.value : "others", d = perDay.get(b.day) ?? new Map<string, number>();
+    d.set(v, (d.get(v) ?? 0) + b.count);
+    perDay.set(b.day, d);
+  }
+  const sum = (d?: Map<string, number>) => (d ? [...d.values()].reduce((a, b) => a + b, 0) : 0);
+  const all = Array.from({ length: days }, (_, i) => iso(start + i * dayMs)), most = Math.max(1, ...all.map((d) => sum(perDay.get(d))));
+  const w = 8, h = 140;
+  return (
+    <figure class="chart">
+      <svg viewBox={`0 0 ${days * w} ${h + 16}`} preserveAspectRatio="none" role="img" aria-label={`Certificates that end per day in the next ${days} days, at most ${count(most)} on one day`}>
+        {all.map((d, i) => {
+          let y = h;
+          return (
+            <g key={d} class="bar-day" onClick={() => go(href("/certs", { q: `expires:${d}..${d}` }))}>
+              <title>{`${day(d)}: ${count(sum(perDay.get(d)))}`}</title>
+              <rect x={i * w} y={0} width={w} height={h} fill="transparent" />
+              {series.map((s, n) => {
+                const c = perDay.get(d)?.get(s) ?? 0, high = (c / most) * h;
+                if (!c) return null;
+                y -= high;
+                return <rect key={s} class={`series-${s === "others" ? colours - 1 : n}`} x={i * w + 1} y={y} width={w - 2} height={high} />;
+              })}
+            </g>
+          );
+        })}
+        <line x1={0} x2={days * w} y1={h} y2={h} class="axis" />
+      </svg>
+      <figcaption class="legend"><span>{day(all[0])}</span>{series.map((s, n) => <span key={s}><i class={`series-${s === "others" ? colours - 1 : n}`} />{s || "unknown"} {count(totals.get(s) ?? ranked.slice(colours - 1).reduce((a, v) => a + (totals.get(v) ?? 0), 0))}</span>)}<span>{day(all[days - 1])}</span></figcaption>
+    </figure>
+  );
+}
+
+// Heat shows weeks as columns and weekdays as rows.
+export function Heat({ buckets, weeks }: { buckets: Bucket[]; weeks: number }) {
+  const today = Math.floor(Date.now() / dayMs) * dayMs, monday = today - ((new Date(today).getUTCDay() + 6) % 7) * dayMs, perDay = new Map<string, number>();
+  for (const b of buckets) perDay.set(b.day, (perDay.get(b.day) ?? 0) + b.count);
+  const cells = Array.from({ length: weeks * 7 }, (_, i) => ({ d: iso(monday + i * dayMs), n: perDay.get(iso(monday + i * dayMs)) ?? 0 }));
+  const most = Math.max(1, ...cells.map((c) => c.n)), size = 14;
+  return (
+    <figure class="chart heat">
+      <svg viewBox={`0 0 ${weeks * size} ${7 * size}`} role="img" aria-label={`Certificates that end per day in the next ${weeks} weeks`}>
+        {cells.map((c, i) => (
+          <rect key={c.d} class="heat-day" x={Math.floor(i / 7) * size + 1} y={(i % 7) * size + 1} width={size - 2} height={size - 2} rx={2}
+            style={{ fillOpacity: c.n ? 0.2 + (0.8 * Math.log1p(c.n)) / Math.log1p(most) : 0.06 }} onClick={() => c.n && go(href("/certs", { q: `expires:${c.d}..${c.d}` }))}>
+            <title>{`${day(c.d)}: ${count(c.n)}`}</title>
+          </rect>
+        ))}
+      </svg>
+      <figcaption class="note">Columns are weeks, rows Monday to Sunday. The darkest day has {count(most)}.</figcaption>
+    </figure>
+  );
+}

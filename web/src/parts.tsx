@@ -1,0 +1,123 @@
+// Small parts that the views are made of.
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { signal } from "@preact/signals";
+import { Held, Refused } from "./api";
+import { clock } from "./format";
+import { href, Link } from "./router";
+
+type Children = { children?: ComponentChildren };
+
+export type Tone = "good" | "warn" | "bad" | "info" | "";
+
+export const Badge = ({ tone = "", children }: Children & { tone?: Tone }) => <span class={`badge ${tone}`}>{children}</span>;
+
+const tones: Record<string, Tone> = {
+  active: "good", issued: "good", valid: "good", done: "good", ok: "good", verified: "good", live: "good", idle: "good",
+  expired: "warn", superseded: "", retired: "", pending: "info", ready: "info", processing: "info", waiting: "info", running: "info", intent: "info", marking: "info", revoking: "warn",
+  revoked: "bad", invalid: "bad", failed: "bad", damaged: "bad", rejected: "bad", abandoned: "warn", paused: "warn", cancelled: "", withdrawn: "",
+};
+
+export const State = ({ value }: { value: string }) => <Badge tone={tones[value] ?? ""}>{value}</Badge>;
+
+export function Stat({ label, value, tone = "", to, query, hint }: { label: string; value: ComponentChildren; tone?: Tone; to?: string; query?: Record<string, string>; hint?: string }) {
+  const inner = <><span class="stat-value">{value}</span><span class="stat-label">{label}</span>{hint && <span class="stat-hint">{hint}</span>}</>;
+  return to ? <Link class={`stat ${tone}`} to={to} query={query}>{inner}</Link> : <div class={`stat ${tone}`}>{inner}</div>;
+}
+
+export const Empty = ({ title, children }: Children & { title: string }) => <div class="empty"><p class="empty-title">{title}</p>{children}</div>;
+
+export const Command = ({ text }: { text: string }) => <div class="command"><code>{text}</code><Copy text={text} label="Copy the command" /></div>;
+
+export function Copy({ text, label, children }: Children & { text: string; label: string }) {
+  const [done, set] = useState(false);
+  useEffect(() => {
+    if (!done) return;
+    const timer = setTimeout(() => set(false), 1500);
+    return () => clearTimeout(timer);
+  }, [done]);
+  return <button type="button" class="quiet" aria-label={label} title={label} onClick={() => { navigator.clipboard.writeText(text).then(() => set(true), () => say("The browser did not allow copying.", "warn")); }}>{done ? "Copied" : children ?? "Copy"}</button>;
+}
+
+// Fields is a list of names and values.
+export const Fields = ({ of }: { of: [string, ComponentChildren][] }) => (
+  <dl class="fields">{of.filter(([, v]) => v !== undefined && v !== "" && v !== null && v !== false).map(([k, v]) => <div key={k}><dt>{k}</dt><dd>{v}</dd></div>)}</dl>
+);
+
+export function Section({ title, children, actions, wide }: Children & { title: string; actions?: ComponentChildren; wide?: boolean }) {
+  const id = "s-" + title.toLowerCase().replace(/[^a-z]+/g, "-");
+  return <section class={wide ? "card wide" : "card"} aria-labelledby={id}><div class="card-head"><h2 id={id}>{title}</h2>{actions}</div>{children}</section>;
+}
+
+export function Head({ title, children, at, cli, curl, note }: Children & { title: string; at?: number; cli?: string; curl?: string; note?: ComponentChildren }) {
+  useEffect(() => { document.title = `${title} - Chancery`; }, [title]);
+  return (
+    <header class="view-head">
+      <div><h1>{title}</h1>{note && <p class="note">{note}</p>}</div>
+      <div class="tools">
+        {at ? <span class="stamp" title="When the server was asked last">as of {clock(at)} UTC</span> : null}
+        {cli && <Copy text={cli} label="Copy the command that shows this">CLI</Copy>}
+        {curl && <Copy text={`curl --cacert root.pem -H "Authorization: Bearer $CHANCERY_TOKEN" '${location.origin}/api/v1${curl}'`} label="Copy the request behind this">curl</Copy>}
+        {children}
+      </div>
+    </header>
+  );
+}
+
+// Trouble shows why something could not be shown.
+export function Trouble({ error, retry }: { error?: Error; retry?: () => void }) {
+  if (!error) return null;
+  const id = error instanceof Refused ? error.problem.requestId : undefined;
+  return <div class="trouble" role="alert"><p>{error.message}</p>{id && <p class="note">Request {id}</p>}{retry && <button type="button" onClick={retry}>Try again</button>}</div>;
+}
+
+export const Loading = () => <p class="loading" role="status">Loading…</p>;
+
+// Dialog is a modal question. The browser keeps the focus inside.
+export function Dialog({ title, children, onClose }: Children & { title: string; onClose: () => void }) {
+  const ref = useRef<HTMLDialogElement>(null);
+  useEffect(() => { ref.current?.showModal(); }, []);
+  return <dialog ref={ref} aria-label={title} onClose={onClose} onCancel={onClose}><div class="card-head"><h2>{title}</h2><button type="button" class="quiet" aria-label="Close" onClick={onClose}>✕</button></div>{children}</dialog>;
+}
+
+interface Saying { id: number; text: string; tone: Tone; to?: string }
+const sayings = signal<Saying[]>([]);
+let lastSaying = 0;
+
+// say tells what became of an action.
+export function say(text: string, tone: Tone = "good", to?: string) {
+  const id = ++lastSaying;
+  sayings.value = [...sayings.value, { id, text, tone, to }].slice(-4);
+  setTimeout(() => { sayings.value = sayings.value.filter((s) => s.id !== id); }, 8000);
+}
+
+export const Sayings = () => (
+  <div class="sayings" role="status" aria-live="polite">{sayings.value.map((s) => <div key={s.id} class={`saying ${s.tone}`}>{s.text} {s.to && <a href={href(s.to)}>Look</a>}</div>)}</div>
+);
+
+// attempt runs an action and tells what became of it.
+export async function attempt(what: string, f: () => Promise<unknown>): Promise<boolean> {
+  try {
+    await f();
+    say(what);
+    return true;
+  } catch (e) {
+    if (e instanceof Held) say(e.message, "info", "/approvals");
+    else say((e as Error).message, "bad");
+    return false;
+  }
+}
+
+// Tabs are links between parts of a view.
+export const Tabs = ({ of, current, label }: { of: { name: string; title: string; to: string; query?: Record<string, string> }[]; current: string; label: string }) => (
+  <nav class="tabs" aria-label={label}>{of.map((t) => <Link key={t.name} to={t.to} query={t.query} current={t.name === current}>{t.title}</Link>)}</nav>
+);
+
+// save gives the reader a file.
+export function save(name: string, kind: string, text: string) {
+  const url = URL.createObjectURL(new Blob([text], { type: kind })), a = document.createElement("a");
+  a.href = url;
+  a.download = name;
+  a.click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}

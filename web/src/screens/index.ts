@@ -1,0 +1,22 @@
+// The table of contents of the UI.
+import type { ComponentType } from "preact";
+import { Approvals } from "./approvals";
+import { Audit } from "./audit";
+import { Authorities, Authority } from "./authorities";
+import { Certificate } from "./certificate";
+import { Inventory } from "./inventory";
+import { Issuance } from "./issuance";
+import { Overview } from "./overview";
+import { Scanners } from "./scanners";
+
+export const screens: { path: string; nav?: string; view: ComponentType<any> }[] = [
+  { path: "/", nav: "Overview", view: Overview },
+  { path: "/certs", nav: "Inventory", view: Inventory },
+  { path: "/certs/:id", view: Certificate },
+  { path: "/issuance", nav: "Issuance", view: Issuance },
+  { path: "/scanners", nav: "Scanners", view: Scanners },
+  { path: "/authorities", nav: "Authorities", view: Authorities },
+  { path: "/authorities/:id", view: Authority },
+  { path: "/approvals", nav: "Approvals", view: Approvals },
+  { path: "/audit", nav: "Audit", view: Audit },
+];

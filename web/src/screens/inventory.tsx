@@ -1,0 +1,134 @@
+import { useState } from "preact/hooks";
+import { change, may } from "../api";
+import { ago, count, day } from "../format";
+import { List, type Column } from "../list";
+import { useLoad } from "../load";
+import { attempt, Command, Dialog, Empty, Head, State, Trouble } from "../parts";
+import { go, href, Link, param, setParam } from "../router";
+
+export interface Known {
+  id: string; fingerprint: string; serial: string; status: string; source: string[]; managed: boolean; owner: string; team: string; environment: string;
+  issuer: string; key_type: string; common_name: string; names: string[]; name_count: number; not_before: string; not_after: string; successor?: string;
+}
+interface Facets { facets: { by: string; values: { value: string; count: number }[]; other?: number; exact: boolean }[] }
+interface Count { count: number; exact: boolean }
+interface View { id: string; name: string; q: string }
+
+const title: Record<string, string> = { status: "Status", issuer: "Issuer", key: "Key", owner: "Owner", team: "Team", env: "Environment", source: "Source", managed: "Managed" };
+
+export const title1 = (c: Known) => c.names[0] ?? c.common_name ?? c.serial;
+
+const left = (c: Known) => {
+  const days = (new Date(c.not_after).getTime() - Date.now()) / 86_400_000;
+  return <span class={c.status === "active" && days < 7 ? "bad-text" : c.status === "active" && days < 30 ? "warn-text" : ""} title={c.not_after}>{day(c.not_after)} <span class="note">{ago(c.not_after)}</span></span>;
+};
+
+const columns: Column<Known>[] = [
+  { title: "Name", width: "minmax(180px, 2.4fr)", cell: (c) => <><Link to={`/certs/${c.id}`}>{title1(c)}</Link>{c.name_count > 1 && <span class="note"> +{c.name_count - 1}</span>}</>, text: (c) => c.names.join(" ") || c.common_name },
+  { title: "Status", width: "110px", cell: (c) => <State value={c.status} />, text: (c) => c.status },
+  { title: "Ends", width: "minmax(150px, 1fr)", cell: left, text: (c) => c.not_after },
+  { title: "Owner", width: "minmax(80px, .8fr)", cell: (c) => c.owner || <span class="note">none</span>, text: (c) => c.owner },
+  { title: "Issuer", width: "minmax(100px, 1.1fr)", cell: (c) => c.issuer, text: (c) => c.issuer },
+  { title: "Key", width: "100px", cell: (c) => c.key_type, text: (c) => c.key_type },
+];
+
+// quoted writes a value as the query takes it.
+const quoted = (v: string) => (/[\s"]/.test(v) ? `"${v.replace(/"/g, "")}"` : v);
+
+// withTerm replaces the terms of a key in a query.
+function withTerm(q: string, key: string, value?: string): string {
+  const rest = q.replace(new RegExp(`(^|\\s)${key}:("[^"]*"|\\S+)`, "g"), "").trim();
+  return (value === undefined ? rest : `${rest} ${key}:${quoted(value)}`).trim();
+}
+
+export function Inventory() {
+  const q = param("q"), [draft, setDraft] = useState(q), [last, setLast] = useState(q);
+  const [selected, select] = useState(new Set<string>()), [editing, setEditing] = useState(false);
+  if (last !== q) { setLast(q); setDraft(q); select(new Set()); }
+  const facets = useLoad<Facets>("/inventory/facets", { q }), total = useLoad<Count>("/inventory/count", { q }), views = useLoad<{ items: View[] }>("/inventory/views");
+  const search = (text: string) => setParam("q", text.trim());
+  const chosen = selected.size ? [...selected].map((id) => `id:${id}`) : [q];
+  return (
+    <>
+      <Head title="Inventory" at={facets.at} cli={`chancery certs list${q ? ` '${q}'` : ""}`} curl={`/certs${q ? "?q=" + encodeURIComponent(q) : ""}`} />
+      <form class="search" role="search" onSubmit={(e) => { e.preventDefault(); search(draft); }}>
+        <label class="hidden" for="q">Search</label>
+        <input id="q" type="search" value={draft} onInput={(e) => setDraft(e.currentTarget.value)} placeholder="owner:pay expires:<14d key:rsa-2048 name:*.pay.example.com" autocomplete="off" spellcheck={false} />
+        <button type="submit" class="primary">Search</button>
+        {q && <button type="button" onClick={() => search("")}>Clear</button>}
+        {q && may("operate") && <button type="button" onClick={() => { const name = prompt("Name of the view"); if (name) void attempt(`The view ${name} is saved.`, async () => { await change("POST", "/inventory/views", { name, q }); views.reload(); }); }}>Save view</button>}
+      </form>
+      {!!views.data?.items.length && <p class="chips">{views.data.items.map((v) => <Link key={v.id} class="chip" to="/certs" query={{ q: v.q }} current={v.q === q}>{v.name}</Link>)}</p>}
+      <Trouble error={facets.error} />
+      <div class="with-aside">
+        <aside aria-label="Facets">
+          {facets.data?.facets.filter((f) => f.values.length).map((f) => (
+            <details key={f.by} open={["status", "owner", "key", "issuer"].includes(f.by)}>
+              <summary>{title[f.by] ?? f.by}</summary>
+              <ul>{f.values.slice(0, 8).map((v) => {
+                const on = new RegExp(`(^|\\s)${f.by}:${quoted(v.value).replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}(\\s|$)`).test(q);
+                return <li key={v.value}><Link to="/certs" query={{ q: withTerm(q, f.by, on ? undefined : v.value) }} class={on ? "on" : ""}><span>{v.value}</span><span>{count(v.count)}{f.exact ? "" : "+"}</span></Link></li>;
+              })}</ul>
+            </details>
+          ))}
+        </aside>
+        <div>
+          {may("operate") && (selected.size > 0 || q) && (
+            <div class="actions">
+              <span>{selected.size ? `${count(selected.size)} selected` : `All ${total.data ? count(total.data.count) + (total.data.exact ? "" : "+") : "…"} that fit`}</span>
+              <button type="button" onClick={() => setEditing(true)}>Assign…</button>
+              {selected.size > 0 && <button type="button" class="quiet" onClick={() => select(new Set())}>Select none</button>}
+            </div>
+          )}
+          <List<Known> path="/certs" query={{ q }} label="certificates" columns={columns} id={(c) => c.id} open={(c) => go(href(`/certs/${c.id}`))}
+            selected={selected} select={may("operate") ? select : undefined} total={total.data?.exact ? total.data.count : undefined}
+            empty={<Empty title={q ? "No certificate fits." : "No certificate is known yet."}>{q ? <p><Link to="/certs">Show all</Link></p> : <Command text="chancery scan --store www.example.com" />}</Empty>} />
+        </div>
+      </div>
+      {editing && <Assign queries={chosen} onClose={() => setEditing(false)} />}
+    </>
+  );
+}
+
+interface Plan { matched: number; exact: boolean; sample: Known[] }
+interface Edited { matched: number; changed: number; done: boolean }
+
+// Assign plans a bulk edit, shows the plan, and then does exactly that.
+function Assign({ queries, onClose }: { queries: string[]; onClose: () => void }) {
+  const [edit, setEdit] = useState<Record<string, string>>({}), [plan, setPlan] = useState<Plan>(), [done, setDone] = useState<Edited>();
+  const [key] = useState(() => crypto.randomUUID());
+  const body = Object.fromEntries(Object.entries(edit).filter(([, v]) => v !== ""));
+  const field = (name: string, label: string) => <label>{label}<input value={edit[name] ?? ""} maxLength={255} onInput={(e) => { setEdit({ ...edit, [name]: e.currentTarget.value }); setPlan(undefined); }} /></label>;
+  const ask = async () => {
+    const all: Plan = { matched: 0, exact: true, sample: [] };
+    for (const q of queries) {
+      const one = await change<Plan>("POST", "/inventory/plan", { q, edit: body });
+      all.matched += one.matched;
+      all.exact &&= one.exact;
+      all.sample.push(...one.sample);
+    }
+    setPlan(all);
+  };
+  const run = () => attempt("The certificates were assigned.", async () => {
+    let before = 0;
+    for (const [n, q] of queries.entries()) {
+      let r: Edited;
+      do {
+        r = await change<Edited>("POST", "/inventory/edits", { key: `${key}-${n}`, q, edit: body, confirm: true });
+        setDone({ ...r, changed: before + r.changed });
+      } while (!r.done);
+      before += r.changed;
+    }
+    onClose();
+  });
+  return (
+    <Dialog title="Assign" onClose={onClose}>
+      <form class="form" onSubmit={(e) => { e.preventDefault(); void (plan ? run() : attempt("This is the plan; nothing has changed yet.", ask)); }}>
+        {field("owner", "Owner")}{field("team", "Team")}{field("environment", "Environment")}
+        {plan && <div class="plan"><p><b>{count(plan.matched)}{plan.exact ? "" : " or more"}</b> certificates will change, among them</p><ul>{plan.sample.slice(0, 8).map((c) => <li key={c.id}>{title1(c)}</li>)}</ul></div>}
+        {done && <p role="status">{count(done.changed)} changed so far…</p>}
+        <button type="submit" class="primary" disabled={!Object.keys(body).length || !!done}>{plan ? "Do it" : "Show the plan"}</button>
+      </form>
+    </Dialog>
+  );
+}
