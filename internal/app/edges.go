@@ -16,6 +16,7 @@ import (
 	"chancery/internal/dns"
 	"chancery/internal/httpd"
 	"chancery/internal/limit"
+	"chancery/internal/loop"
 	"chancery/internal/pki"
 	"chancery/internal/token"
 )
@@ -46,9 +47,6 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	}
 	return a.https.load(ctx)
 }
-
-// changed wakes what follows changes made through the API.
-func (a *App) changed() { a.status.Wake() }
 
 // openACME prepares validation and the ACME server.
 func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
@@ -87,11 +85,13 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		MaxNames: c.MaxNames, MaxBody: c.MaxBody, OrderLifetime: c.OrderLifetime, PendingLifetime: c.PendingLifetime,
 		AuthorizationLifetime: c.AuthorizationLifetime, Retention: c.Retention, ChallengeWait: orNever(c.ChallengeWait),
 		ValidationTimeout: v.Timeout + v.DNSTimeout, Workers: v.Workers, RenewalPoll: c.RenewalPoll, Limits: limits,
+		Replica: a.replica, RedeemForeign: a.redeemer(),
 		OnIssue: func(_ context.Context, cert *ca.Certificate) { a.status.Issued(cert) },
 		OnRevoke: func(ctx context.Context, cert *ca.Certificate) {
 			if err := a.status.Revoked(ctx, cert); err != nil {
 				a.log.WarnContext(ctx, "revoked answer not signed yet", "error", err)
 			}
+			loop.Nudge(a.wake.sequence)
 		},
 		Metrics: a.metrics, PoolMetrics: a.loops, Log: a.log,
 	})
