@@ -22,6 +22,8 @@ import (
 	"chancery/internal/dns"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
+	"chancery/internal/inventory"
+	"chancery/internal/inventory/importer"
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
@@ -67,6 +69,9 @@ type App struct {
 	api       *api.Server
 	https     *httpsCert
 
+	inventory *inventory.Store
+	watches   []*importer.Watch
+
 	bus     *bus.Bus
 	replica uint32 // this process, among those of the bus
 	wake    wakes
@@ -86,7 +91,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -140,6 +145,9 @@ func (a *App) Close() error {
 	}
 	if a.resolver != nil {
 		a.resolver.Close()
+	}
+	for _, w := range a.watches {
+		errs = append(errs, w.Close())
 	}
 	if a.bus != nil {
 		errs = append(errs, a.bus.Close())
@@ -299,6 +307,7 @@ func (a *App) backgroundLoops() []loop.Every {
 		}),
 		every("app.https_certificate", time.Hour, a.https.tick),
 	}
+	loops = append(loops, a.inventoryLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

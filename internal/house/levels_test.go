@@ -39,6 +39,7 @@ var levels = []level{
 	{"internal/ca", 2, []string{"internal/audit"}},
 	{"internal/status", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/inventory", 2, []string{"internal/audit"}},
+	{"internal/inventory/follow", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/acme", 2, nil},
 	{"internal/acme/client", 2, []string{"internal/acme/solver"}},
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
