@@ -27,6 +27,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/scan/pass"
 	"chancery/internal/status"
 )
 
@@ -71,6 +72,8 @@ type App struct {
 
 	inventory *inventory.Store
 	watches   []*importer.Watch
+	scanDNS   *dns.Resolver
+	passes    *pass.Service
 
 	bus     *bus.Bus
 	replica uint32 // this process, among those of the bus
@@ -91,7 +94,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -146,6 +149,9 @@ func (a *App) Close() error {
 	if a.resolver != nil {
 		a.resolver.Close()
 	}
+	if a.scanDNS != nil {
+		a.scanDNS.Close()
+	}
 	for _, w := range a.watches {
 		errs = append(errs, w.Close())
 	}
@@ -178,6 +184,9 @@ func (a *App) Run(ctx context.Context) error {
 	servers, serveCtx := errgroup.WithContext(ctx)
 	background, _ := errgroup.WithContext(loopCtx)
 	background.Go(func() error { a.attend(loopCtx); return nil })
+	if a.has(config.RoleWriter) {
+		background.Go(func() error { return a.passes.Write(loopCtx) })
+	}
 	for _, l := range a.backgroundLoops() {
 		background.Go(func() error { return l.Run(loopCtx) })
 	}
@@ -308,6 +317,7 @@ func (a *App) backgroundLoops() []loop.Every {
 		every("app.https_certificate", time.Hour, a.https.tick),
 	}
 	loops = append(loops, a.inventoryLoops()...)
+	loops = append(loops, a.scanLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

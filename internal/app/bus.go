@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
@@ -10,12 +11,11 @@ import (
 	"slices"
 	"time"
 
-	"crypto/rand"
-
 	"chancery/internal/bus"
 	"chancery/internal/config"
 	"chancery/internal/fault"
 	"chancery/internal/loop"
+	"chancery/internal/scan/pass"
 )
 
 // Subjects of hints and requests. Hints only wake loops that would find the
@@ -39,7 +39,7 @@ const redeemTimeout = 500 * time.Millisecond
 func (a *App) openBus(ctx context.Context) (err error) {
 	c := a.cfg.Bus
 	cfg := bus.Config{URL: c.URL, Creds: c.CredentialsFile, Prefix: c.Prefix, Replicas: c.Replicas, Log: a.log,
-		Metrics: bus.NewMetrics(a.metrics.Registry), Streams: []bus.Stream{{Name: "scan", MaxBytes: c.ScanBuffer}}}
+		Metrics: bus.NewMetrics(a.metrics.Registry), Streams: []bus.Stream{{Name: pass.Stream, MaxBytes: c.ScanBuffer}}}
 	if c.CAFile != "" {
 		if cfg.TLS, err = busTLS(c.CAFile); err != nil {
 			return err

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -48,10 +47,6 @@ type Scan struct {
 	// PEM files with CA certificates that scans trust besides the system's and
 	// those of this installation.
 	Roots []string `toml:"roots"`
-
-	// Ranges that scheduled scans must not reach. A target in one of them is
-	// skipped, and counted as such.
-	DenyTargets []netip.Prefix `toml:"deny_targets"`
 
 	// Most connections to one address at once.
 	PerAddress int `toml:"per_address" min:"1" max:"1000"`

@@ -45,6 +45,7 @@ var levels = []level{
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
 	{"internal/deploy", 2, nil},
 	{"internal/scan", 2, []string{"internal/inventory", "internal/job", "internal/scan/probe", "internal/scan/verdict"}},
+	{"internal/scan/pass", 2, []string{"internal/audit", "internal/inventory", "internal/scan"}},
 	{"internal/ctwatch", 2, []string{"internal/inventory"}},
 	{"internal/alert", 2, []string{"internal/inventory", "internal/job"}},
 	{"internal/fleet", 2, nil},

@@ -35,7 +35,6 @@ CREATE TABLE scan_pass (
 	state       TEXT COLLATE "C" NOT NULL CHECK (state IN ('running', 'done', 'cancelled', 'failed')),
 	targets     BIGINT NOT NULL,
 	duplicates  BIGINT NOT NULL,
-	denied      BIGINT NOT NULL,
 	summary     TEXT COLLATE "C" NOT NULL,
 	error       TEXT COLLATE "C" NOT NULL,
 	started_at  BIGINT NOT NULL,

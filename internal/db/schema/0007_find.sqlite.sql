@@ -35,7 +35,6 @@ CREATE TABLE scan_pass (
 	state       TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled', 'failed')),
 	targets     INTEGER NOT NULL,
 	duplicates  INTEGER NOT NULL,
-	denied      INTEGER NOT NULL,
 	summary     TEXT NOT NULL,
 	error       TEXT NOT NULL,
 	started_at  INTEGER NOT NULL,
