@@ -11,21 +11,48 @@ import (
 
 // access says who may call an operation, and how it is answered.
 type access struct {
-	role        token.Role // "" = anybody, without a token
-	conditional bool       // a GET whose answer changes only with the journal and the clock: ETag, 304, memory
+	role token.Role // "" = anybody, without a token
+	feed feed       // a GET whose answer changes only with this feed and the clock: ETag, 304, memory
 }
 
 // Rules of the access table.
 var (
 	public  = access{}
 	viewer  = access{role: token.Viewer}
-	listing = access{role: token.Viewer, conditional: true}
+	books   = access{role: token.Viewer, feed: journalFeed}
+	listing = access{role: token.Viewer, feed: certificateFeed}
+	places  = access{role: token.Viewer, feed: endpointFeed}
 	admin   = access{role: token.Admin}
 )
 
 // accessTable holds one row for each operation. New fails when one is missing.
 var accessTable = map[string]access{
-	"list-certificates":    listing,
+	"list-issued":         books,
+	"list-certificates":   listing,
+	"list-inventory":      listing,
+	"count-inventory":     listing,
+	"list-facets":         listing,
+	"list-timeline":       listing,
+	"list-endpoints":      places,
+	"plan-edit":           admin,
+	"edit-inventory":      admin,
+	"import-certificates": admin,
+	"list-views":          viewer,
+	"create-view":         admin,
+	"update-view":         admin,
+	"delete-view":         admin,
+
+	"list-schedules":  viewer,
+	"get-schedule":    viewer,
+	"create-schedule": admin,
+	"update-schedule": admin,
+	"delete-schedule": admin,
+	"run-schedule":    admin,
+	"list-passes":     viewer,
+	"get-pass":        viewer,
+	"cancel-pass":     admin,
+	"store-results":   admin,
+
 	"get-certificate":      viewer,
 	"download-certificate": viewer,
 	"revoke-certificate":   admin,

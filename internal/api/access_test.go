@@ -53,7 +53,9 @@ var (
 	open    = []string{"get-health", "get-version", "get-openapi"}
 	mayRead = []string{"list-certificates", "get-certificate", "download-certificate", "list-authorities", "get-authority",
 		"list-profiles", "get-profile", "list-journal", "verify-journal", "get-summary",
-		"list-accounts", "get-account", "list-orders", "get-order"}
+		"list-accounts", "get-account", "list-orders", "get-order",
+		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
+		"list-schedules", "get-schedule", "list-passes", "get-pass"}
 )
 
 // TestWhatEachRoleMustNotDo calls every operation as everybody.

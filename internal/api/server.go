@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -15,8 +16,10 @@ import (
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/httpd"
+	"chancery/internal/inventory"
 	"chancery/internal/keys"
 	"chancery/internal/obs"
+	"chancery/internal/scan/pass"
 )
 
 // Config is what a Server needs.
@@ -27,6 +30,12 @@ type Config struct {
 	// Profiles are the registered profiles by name, as ca.Service.Register
 	// returns them.
 	Profiles map[string]*ca.Profile
+
+	// Inventory is every known certificate; nil: that of DB.
+	Inventory *inventory.Store
+
+	// Scans are the scans that are repeated; nil: those of DB, which others run.
+	Scans *pass.Service
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -52,8 +61,7 @@ type Server struct {
 	huma      huma.API
 	routes    []route
 	tokens    tokenCache
-	stamp     stamp
-	bodies    bodies
+	feeds     map[feed]*memory       // set once
 	verifying sync.Mutex             // held by the one verify-journal that runs
 	spec      func() ([]byte, error) // the OpenAPI document, made once
 }
@@ -69,6 +77,9 @@ type route struct {
 // library counts them; the platform's own cap is the safety net.
 const maxBody = 256 << 10
 
+// largeBodies are the operations that files and batches come to.
+var largeBodies = map[string]int64{"import-certificates": maxImport, "store-results": 8 << 20, "create-schedule": 1 << 20, "update-schedule": 1 << 20}
+
 // New returns the control plane with every operation registered.
 func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
@@ -76,6 +87,13 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log}
 	s.tokens.ttl = tokenTTL
+	if s.cfg.DB != nil && s.cfg.Inventory == nil {
+		s.cfg.Inventory = inventory.New(s.cfg.DB)
+	}
+	if s.cfg.DB != nil && s.cfg.Scans == nil {
+		s.cfg.Scans = pass.New(pass.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
+	}
+	s.feeds = s.newFeeds()
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
 	s.registerAll()
@@ -87,6 +105,7 @@ func New(cfg Config) (*Server, error) {
 
 // registerAll is the table of contents of the API.
 func (s *Server) registerAll() {
+	s.inventoryOperations()
 	s.certificates()
 	s.revocations()
 	s.authorities()
@@ -94,6 +113,7 @@ func (s *Server) registerAll() {
 	s.acme()
 	s.tokenOperations()
 	s.journal()
+	s.scans()
 	s.about()
 }
 
@@ -101,13 +121,13 @@ func (s *Server) registerAll() {
 func (s *Server) Routes(mux *httpd.Mux) {
 	g := mux.Group(httpd.OwnTypes, nil)
 	for _, rt := range s.routes {
-		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*maxBody)
+		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*rt.op.MaxBodyBytes)
 	}
 }
 
 // changed tells the rest of the process that something it serves is different.
 func (s *Server) changed() {
-	s.stamp.reset()
+	s.resetFeeds()
 	if s.cfg.Changed != nil {
 		s.cfg.Changed()
 	}
@@ -126,13 +146,13 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		}
 		obs.Set(r.Context(), slog.String("actor", who.actor()))
 		if r.Method != http.MethodGet {
-			defer s.stamp.reset()
+			defer s.resetFeeds()
 		}
 		handle := func(w http.ResponseWriter) {
 			rt.handle(newContext(rt.op, r.WithContext(withCaller(r.Context(), who)), w))
 		}
-		if rt.access.conditional {
-			s.conditional(w, r, handle)
+		if m := s.feeds[rt.access.feed]; m != nil {
+			s.conditional(w, r, m, handle)
 			return
 		}
 		handle(w)
@@ -141,7 +161,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 
 // register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
-	op.Path, op.MaxBodyBytes = Prefix+op.Path, maxBody
+	op.Path, op.MaxBodyBytes = Prefix+op.Path, cmp.Or(largeBodies[op.OperationID], maxBody)
 	op.Responses = s.errorResponse()
 	if need := accessTable[op.OperationID]; need.role != "" {
 		op.Security = []map[string][]string{{"bearer": {}}}

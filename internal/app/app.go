@@ -23,6 +23,7 @@ import (
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
 	"chancery/internal/inventory"
+	"chancery/internal/inventory/follow"
 	"chancery/internal/inventory/importer"
 	"chancery/internal/keys"
 	"chancery/internal/loop"
@@ -71,6 +72,7 @@ type App struct {
 	https     *httpsCert
 
 	inventory *inventory.Store
+	follower  *follow.Follower // with the role writer
 	watches   []*importer.Watch
 	scanDNS   *dns.Resolver
 	passes    *pass.Service

@@ -37,7 +37,7 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 		return err
 	}
 	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
-		Build: a.opts.Build, Log: a.log, Changed: a.changed})
+		Inventory: a.inventory, Scans: a.passes, Build: a.opts.Build, Log: a.log, Changed: a.changed})
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,10 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if err := a.recoverNow(ctx); err != nil {
 		return err
 	}
-	return a.https.load(ctx)
+	if err := a.https.load(ctx); err != nil {
+		return err
+	}
+	return a.catchUp(ctx)
 }
 
 // openACME prepares validation and the ACME server.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"chancery/internal/audit"
 	"chancery/internal/config"
 	"chancery/internal/fault"
 	"chancery/internal/inventory"
@@ -30,6 +31,22 @@ func (a *App) openInventory(context.Context) error {
 	return nil
 }
 
+// catchUp lets the inventory know of what happened before this start, as far as
+// that is quickly done; the loop does the rest.
+func (a *App) catchUp(ctx context.Context) error {
+	if !a.has(config.RoleWriter) {
+		return nil
+	}
+	if _, err := audit.Sequence(ctx, a.db, sequenceBatch); err != nil {
+		return fmt.Errorf("sequence the journal: %w", err)
+	}
+	a.follower = follow.New(a.db, a.ca, a.inventory)
+	if _, err := a.follower.Tick(ctx); err != nil {
+		return fmt.Errorf("follow the journal: %w", err)
+	}
+	return nil
+}
+
 // tidyBatch is how many certificates one transaction expires or deletes.
 const tidyBatch = 500
 
@@ -47,7 +64,7 @@ func (a *App) inventoryLoops() []loop.Every {
 			return loop.Count{Claimed: n, Done: n, More: n == tidyBatch}, err
 		}
 	}
-	followed := every("inventory.follow", 500*time.Millisecond, follow.New(a.db, a.ca, a.inventory).Tick)
+	followed := every("inventory.follow", 500*time.Millisecond, a.follower.Tick)
 	followed.Wake = a.wake.follow
 	loops := []loop.Every{
 		followed,

@@ -36,15 +36,15 @@ type Pass struct {
 	State      State
 	Targets    int // without duplicates
 	Duplicates int
-	Summary    Summary
+	Summary    Tally
 	Error      string
 	StartedAt  time.Time
 	FinishedAt time.Time // zero while it runs
 }
 
-// Summary accounts for the targets of a pass: Targets = Stored + Untried +
+// Tally accounts for the targets of a pass: Targets = Stored + Untried +
 // what is still waiting.
-type Summary struct {
+type Tally struct {
 	Stored   int                     `json:"stored"`  // results in the inventory
 	Untried  int                     `json:"untried"` // this machine could not try; says nothing about the endpoint
 	Refused  int                     `json:"refused"` // of Stored, certificates that the inventory did not take
@@ -58,7 +58,7 @@ type Summary struct {
 }
 
 // add adds what a shard reports.
-func (s *Summary) add(o *Summary) {
+func (s *Tally) add(o *Tally) {
 	s.Stored, s.Untried, s.Refused, s.Healthy = s.Stored+o.Stored, s.Untried+o.Untried, s.Refused+o.Refused, s.Healthy+o.Healthy
 	s.Slowed, s.Retries = s.Slowed+o.Slowed, s.Retries+o.Retries
 	if s.Classes == nil {
@@ -74,8 +74,8 @@ func (s *Summary) add(o *Summary) {
 
 // shardSummary is what a scan of a shard found. Stored counts what the writer
 // is to store.
-func shardSummary(sum *scan.Summary) Summary {
-	out := Summary{Healthy: sum.Healthy, Classes: maps.Clone(sum.Classes), Problems: maps.Clone(sum.Problems), Slowed: sum.Slowed,
+func shardSummary(sum *scan.Summary) Tally {
+	out := Tally{Healthy: sum.Healthy, Classes: maps.Clone(sum.Classes), Problems: maps.Clone(sum.Problems), Slowed: sum.Slowed,
 		Untried: sum.Classes[probe.Local] + sum.Classes[probe.Canceled]}
 	out.Stored = sum.Done - out.Untried
 	return out
@@ -91,9 +91,9 @@ func scanPass(r *db.Row) Pass {
 }
 
 // readSummary reads a stored summary; only this package writes them.
-func readSummary(text string) (s Summary) {
+func readSummary(text string) (s Tally) {
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		return Summary{}
+		return Tally{}
 	}
 	return s
 }
@@ -167,7 +167,7 @@ func (s *Service) Passes(ctx context.Context, schedule, before string, limit int
 
 // progress sums up the shards of a pass. stuck says that one was given up too
 // often to be tried again.
-func (s *Service) progress(ctx context.Context, id string, now time.Time) (sum Summary, stuck bool, err error) {
+func (s *Service) progress(ctx context.Context, id string, now time.Time) (sum Tally, stuck bool, err error) {
 	err = s.cfg.DB.Read().All(ctx, qShards, func(r *db.Row) error {
 		state, attempts, until, refused := r.Text(), r.Int(), r.Time(), r.Int()
 		text := r.Text()
