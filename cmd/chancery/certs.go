@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,8 +17,8 @@ import (
 	"chancery/internal/fault"
 )
 
-// queryHelp is the query language, for help texts.
-const queryHelp = `A QUERY is a list of terms, all of which must fit:
+// issuedHelp is the query language of the CA's own books, for help texts.
+const issuedHelp = `A QUERY is a list of terms, all of which must fit:
 
   www.example.com   *.example.com   name:NAME   serial:HEX
   status:issued|revoked|expired|intent|abandoned
@@ -31,14 +27,15 @@ const queryHelp = `A QUERY is a list of terms, all of which must fit:
 
 // newCerts is `chancery certs`.
 func newCerts(e env) *cobra.Command {
-	cmd := group("certs", "List, show, download, export and revoke certificates",
-		"Work with certificates.\n\n"+queryHelp+"\n\nA REF is an id, a serial number, or a name that one issued certificate has.")
+	cmd := group("certs", "List, show, import, tag, export and revoke certificates",
+		"Work with every certificate that is known: issued here, imported, or seen by a scan.\n\n"+queryHelp+"\n\nA REF is an id, a fingerprint, a serial number, or a name that one active certificate has.")
 	c := connect(e, cmd)
-	cmd.AddCommand(certsList(c), certsShow(c), certsGet(c), certsExport(c), certsRevoke(c))
+	cmd.AddCommand(certsList(c), certsShow(c), certsGet(c), certsExport(c), certsRevoke(c), certsIssued(c), certsImport(c), certsTag(c), certsEdit(c),
+		certsFacets(c), certsTimeline(c), certsEndpoints(c), certsViews(c))
 	return cmd
 }
 
-// certColumns are what a list of certificates shows.
+// certColumns are what a list of issued certificates shows.
 var certColumns = []column{{name: "names"}, {name: "status"}, {name: "not_after"}, {name: "ca"}, {name: "profile"}, {name: "serial"},
 	{name: "id", wide: true}, {name: "key_type", wide: true}, {name: "issued_at", wide: true}, {name: "revoked_at", wide: true},
 	{name: "reason", wide: true}, {name: "account", wide: true}, {name: "order", wide: true}}
@@ -56,15 +53,6 @@ func queryOf(args []string) url.Values {
 	return url.Values{"q": {strings.Join(args, " ")}}
 }
 
-func certsList(c *conn) *cobra.Command {
-	l := listing[api.Certificate]{
-		cmd: &cobra.Command{Use: "list [QUERY...]", Short: "List certificates", Long: "List certificates: by name when a name is asked, by end when expires: is, newest first otherwise.\n\n" + queryHelp,
-			Example: "  chancery certs list 'expires:<14d' --limit 0\n  chancery certs list '*.pay.example.com' status:issued -o wide\n  chancery certs list ca:default --watch", Args: cobra.ArbitraryArgs},
-		path: "/certs", query: queryOf, columns: certColumns, row: certRow,
-	}
-	return l.command(c)
-}
-
 // resolve returns the id of the certificate that ref means.
 func resolve(ctx context.Context, c *client.Client, ref string) (string, error) {
 	if db.ValidID(ref) {
@@ -74,7 +62,7 @@ func resolve(ctx context.Context, c *client.Client, ref string) (string, error) 
 	if _, err := hex.DecodeString(strings.ReplaceAll(ref, ":", "")); err == nil && len(ref) >= 16 {
 		query = "serial:" + ref
 	}
-	found, more, err := client.List[api.Certificate](ctx, c, "/certs", url.Values{"q": {query}}, 20)
+	found, more, err := client.List[api.Certificate](ctx, c, "/issued", url.Values{"q": {query}}, 20)
 	if err != nil {
 		return "", err
 	}
@@ -82,59 +70,14 @@ func resolve(ctx context.Context, c *client.Client, ref string) (string, error) 
 	case len(found) == 1 && !more:
 		return found[0].ID, nil
 	case len(found) == 0:
-		return "", &exitError{code: exitFailed, err: fmt.Errorf("no certificate fits %q", query), next: "chancery certs list " + shellQuote(ref)}
+		return "", &exitError{code: exitFailed, err: fmt.Errorf("no certificate fits %q", query), next: "chancery certs issued " + shellQuote(ref)}
 	}
 	var serials []string
 	for _, f := range found {
 		serials = append(serials, f.Serial)
 	}
-	return "", &exitError{code: exitFailed, next: "chancery certs list " + shellQuote(ref),
+	return "", &exitError{code: exitFailed, next: "chancery certs issued " + shellQuote(ref),
 		err: fmt.Errorf("%d issued certificates have the name %s; name one by its serial: %s", len(found), ref, strings.Join(serials, " "))}
-}
-
-func certsShow(c *conn) *cobra.Command {
-	var out outFlags
-	cmd := &cobra.Command{Use: "show REF", Short: "Show everything about one certificate", Args: exactArgs("REF"),
-		Example: "  chancery certs show www.example.com\n  chancery certs show 4f0a... --json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			v, err := certByRef(cmd.Context(), c, args[0])
-			if err != nil {
-				return err
-			}
-			return p.fields(certFields(v), v)
-		}}
-	out.add(cmd)
-	return cmd
-}
-
-func certByRef(ctx context.Context, c *conn, ref string) (v api.CertificateDetail, err error) {
-	cl, err := c.client(ctx)
-	if err != nil {
-		return v, err
-	}
-	id, err := resolve(ctx, cl, ref)
-	if err != nil {
-		return v, err
-	}
-	return client.Get[api.CertificateDetail](ctx, cl, "/certs/"+client.ID(id), nil)
-}
-
-func certFields(v api.CertificateDetail) []field {
-	fs := []field{{"names", joined(v.Names)}, {"status", string(v.Status)}, {"serial", v.Serial}, {"id", v.ID}, {"ca", v.CA}, {"profile", v.Profile},
-		{"key_type", v.KeyType}, {"subject", v.Subject}, {"issuer", v.Issuer}, {"not_before", when(v.NotBefore)}, {"not_after", when(v.NotAfter)},
-		{"issued_at", orNone(v.IssuedAt)}, {"revoked_at", orNone(v.RevokedAt)}, {"reason", v.RevokedReason}, {"revoked_by", v.RevokedBy},
-		{"sha256", v.Fingerprint}, {"ari", v.ARI}, {"account", v.Account}, {"order", v.Order}}
-	for _, e := range v.Evidence {
-		fs = append(fs, field{"evidence", fmt.Sprintf("%s %s %s %s", e.Name, e.Method, when(e.ValidatedAt), e.Reference)})
-	}
-	for _, e := range v.Events {
-		fs = append(fs, field{"event", fmt.Sprintf("%s %s by %s", when(e.At), e.Kind, e.Actor)})
-	}
-	return fs
 }
 
 // outFile is where a command writes a document: a file, or standard output.
@@ -166,88 +109,6 @@ func (o *outFile) write(e env, f func(io.Writer) error) error {
 		return fmt.Errorf("write %s: %w", o.path, err)
 	}
 	return nil
-}
-
-func certsGet(c *conn) *cobra.Command {
-	var to outFile
-	var format string
-	cmd := &cobra.Command{Use: "get REF", Short: "Download a certificate, in PEM or DER", Args: exactArgs("REF"),
-		Example: "  chancery certs get www.example.com > fullchain.pem\n  chancery certs get 4f0a... --format der --out www.cer",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains([]string{"chain", "pem", "der"}, format) {
-				return usagef("--format %s is none of chain, pem, der", format)
-			}
-			cl, err := c.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			id, err := resolve(cmd.Context(), cl, args[0])
-			if err != nil {
-				return err
-			}
-			var text []byte
-			if err := cl.Do(cmd.Context(), http.MethodGet, "/certs/"+client.ID(id)+"/download", url.Values{"format": {format}}, nil, &text); err != nil {
-				return err
-			}
-			return to.write(c.e, func(w io.Writer) error { _, err := w.Write(text); return err })
-		}}
-	cmd.Flags().StringVar(&format, "format", "chain", "`form`: chain (PEM with intermediates), pem (the certificate alone), der")
-	to.add(cmd)
-	return cmd
-}
-
-func certsExport(c *conn) *cobra.Command {
-	var to outFile
-	var format string
-	cmd := &cobra.Command{Use: "export [QUERY...]", Short: "Write all certificates that fit as CSV or JSON lines", Args: cobra.ArbitraryArgs,
-		Long:    "Write all certificates that fit, page by page, so that any number can be exported.\n\n" + queryHelp,
-		Example: "  chancery certs export status:issued --out issued.csv\n  chancery certs export 'expires:<30d' --format jsonl | jq -r .names[]",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if format != "csv" && format != "jsonl" {
-				return usagef("--format %s is neither csv nor jsonl", format)
-			}
-			cl, err := c.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return to.write(c.e, func(w io.Writer) error {
-				return export(cmd.Context(), cl, queryOf(args), format, w)
-			})
-		}}
-	cmd.Flags().StringVar(&format, "format", "csv", "`form`: csv or jsonl")
-	to.add(cmd)
-	return cmd
-}
-
-func export(ctx context.Context, cl *client.Client, query url.Values, format string, w io.Writer) error {
-	table, lines := csv.NewWriter(w), json.NewEncoder(w)
-	lines.SetEscapeHTML(false)
-	if format == "csv" {
-		names := make([]string, len(certColumns))
-		for i, col := range certColumns {
-			names[i] = col.name
-		}
-		if err := table.Write(names); err != nil {
-			return err
-		}
-	}
-	for page, err := range client.Pages[api.Certificate](ctx, cl, "/certs", query, 1000) {
-		if err != nil {
-			return err
-		}
-		for i := range page.Items {
-			if format == "csv" {
-				err = table.Write(certRow(&page.Items[i]))
-			} else {
-				err = lines.Encode(&page.Items[i])
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	table.Flush()
-	return table.Error()
 }
 
 // revokeFlags are the flags of `certs revoke`.

@@ -26,12 +26,21 @@ type conn struct {
 	config                          string         // of --offline
 	offline                         bool           // work on the data directory itself
 	cmd                             *cobra.Command // where the flags are
+	given                           func(flag string) bool
 }
 
 // connect registers the flags on cmd and everything below it.
 func connect(e env, cmd *cobra.Command) *conn {
-	c := &conn{e: e, cmd: cmd}
+	return connectTo(e, cmd, false)
+}
+
+// connectTo registers the flags on cmd, alone or with everything below it.
+func connectTo(e env, cmd *cobra.Command, alone bool) *conn {
 	f := cmd.PersistentFlags()
+	if alone {
+		f = cmd.Flags()
+	}
+	c := &conn{e: e, cmd: cmd, given: f.Changed}
 	f.StringVar(&c.server, "server", e.getenv("CHANCERY_SERVER"), "`URL` of the server (default: $CHANCERY_SERVER, or the one that runs on --data)")
 	f.StringVar(&c.tokenFile, "token-file", "", "`file` with the API token (default: $CHANCERY_TOKEN, or admin.token in --data)")
 	f.StringVar(&c.caFile, "ca-file", "", "`file` with the roots that the server's certificate must chain to (default: root.pem in --data)")
@@ -55,7 +64,7 @@ func (c *conn) local(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.config == "" || c.cmd.PersistentFlags().Changed("data") {
+	if c.config == "" || c.given("data") {
 		cfg.Server.Data = c.data
 	}
 	o, err := app.OpenOffline(ctx, cfg, c.e.build())
@@ -75,7 +84,7 @@ func (c *conn) client(ctx context.Context) (*client.Client, error) {
 	cfg := client.Config{Server: c.server, UserAgent: "chancery/" + c.e.build().Version, BreakGlass: c.breakGlass}
 	// Another server is never sent the local administrator's token, unless the
 	// command line names the directory.
-	local := c.server == "" || c.cmd.PersistentFlags().Changed("data")
+	local := c.server == "" || c.given("data")
 	var err error
 	if cfg.Server == "" {
 		if cfg.Server, err = c.runningServer(); err != nil {

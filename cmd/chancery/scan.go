@@ -34,6 +34,8 @@ type scanFlags struct {
 	rate                  float64
 	maxTargets            int
 	resume, prometheus    string
+	store                 bool
+	conn                  *conn
 	out                   outFlags
 }
 
@@ -44,7 +46,8 @@ func newScan(e env) *cobra.Command {
 		Use:   "scan [TARGET...]",
 		Short: "Examine certificates that endpoints serve; exit 3 when one is bad",
 		Long: `Examine the certificates that endpoints serve. Needs no server and changes
-nothing.
+nothing, but with --store what is found is put into the inventory of the
+server that --server or --data name. A server that is busy slows the scan.
 
 A TARGET is [SCHEME://]HOST[:PORTS][/NAME]:
 
@@ -74,11 +77,17 @@ that failed in a lane of their own.`,
 		Example: `  chancery scan example.com mail.example.com:25
   chancery scan --roots ca.pem 10.0.0.0/24 --ports 443,8443
   chancery scan -f hosts.txt --expires-within 14d -o csv > report.csv
+  chancery scan -f hosts.txt --store --data /var/lib/chancery
+  chancery scan schedules add known inventory --every 1d
   chancery scan -f hosts.txt -o jsonl --resume pass.state --prometheus scan.prom
   cut -f1 hosts.tsv | chancery scan -f - --probe features --json`,
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), e, args) },
 	}
+	cmd.Args = cobra.ArbitraryArgs // also with sub-commands: anything else is a target
+	cmd.AddCommand(scanSchedules(e), scanPasses(e))
 	fl := cmd.Flags()
+	f.conn = connectTo(e, cmd, true)
+	fl.BoolVar(&f.store, "store", false, "put what is found into the inventory")
 	fl.StringArrayVarP(&f.files, "file", "f", nil, "read targets from `file`, one a line; - is standard input (repeatable)")
 	fl.StringVarP(&f.ports, "ports", "p", "", "`ports` of targets that name none: 443,8443,9000-9010")
 	fl.StringVar(&f.starttls, "starttls", "", "`protocol` of targets without scheme: tls, smtp, imap, ... (default: by port)")
@@ -149,6 +158,14 @@ func (f *scanFlags) run(ctx context.Context, e env, args []string) error {
 	if err != nil {
 		return err
 	}
+	sink := out.sink
+	if f.store {
+		cl, err := f.conn.client(ctx)
+		if err != nil {
+			return err
+		}
+		sink = storing(cl, e, cfg.Probe, sink)
+	}
 	s, err := scan.New(cfg)
 	if err != nil {
 		return err
@@ -163,7 +180,7 @@ func (f *scanFlags) run(ctx context.Context, e env, args []string) error {
 	}
 	stop := showProgress(e, s)
 	list, duplicates := targets.List(), targets.Duplicates()
-	sum, err := s.Run(ctx, list, out.sink) // without targets, whose index of 20,000 takes 5 MB
+	sum, err := s.Run(ctx, list, sink) // without targets, whose index of 20,000 takes 5 MB
 	stop()
 	sum.Duplicates = duplicates
 	if err := errors.Join(out.close(&sum), f.metrics(&sum)); err != nil {

@@ -11,17 +11,19 @@ import (
 
 // access says who may call an operation, and how it is answered.
 type access struct {
-	need        token.Permission // token.Public = anybody, without a sign-in
-	conditional bool             // a GET whose answer changes only with the journal and the clock: ETag, 304, memory
-	secret      bool             // its answer holds a secret, which is never kept
-	scoped      bool             // its handler holds what it changes against the caller's scope; otherwise only an unlimited caller may change anything
+	need   token.Permission // token.Public = anybody, without a sign-in
+	feed   feed             // a GET whose answer changes only with this feed and the clock: ETag, 304, memory
+	secret bool             // its answer holds a secret, which is never kept
+	scoped bool             // its handler holds what it changes against the caller's scope; otherwise only an unlimited caller may change anything
 }
 
 // Rules of the access table.
 var (
 	public   = access{}
 	viewer   = access{need: token.Read}
-	listing  = access{need: token.Read, conditional: true}
+	books    = access{need: token.Read, feed: journalFeed}
+	listing  = access{need: token.Read, feed: certificateFeed}
+	places   = access{need: token.Read, feed: endpointFeed}
 	auditor  = access{need: token.Audit}
 	operator = access{need: token.Operate}
 	scoped   = access{need: token.Operate, scoped: true}
@@ -32,7 +34,32 @@ var (
 
 // accessTable holds one row for each operation. New fails when one is missing.
 var accessTable = map[string]access{
-	"list-certificates":    listing,
+	"list-issued":         books,
+	"list-certificates":   listing,
+	"list-inventory":      listing,
+	"count-inventory":     listing,
+	"list-facets":         listing,
+	"list-timeline":       listing,
+	"list-endpoints":      places,
+	"plan-edit":           operator,
+	"edit-inventory":      operator,
+	"import-certificates": operator,
+	"list-views":          viewer,
+	"create-view":         operator,
+	"update-view":         operator,
+	"delete-view":         operator,
+
+	"list-schedules":  viewer,
+	"get-schedule":    viewer,
+	"create-schedule": operator,
+	"update-schedule": operator,
+	"delete-schedule": operator,
+	"run-schedule":    operator,
+	"list-passes":     viewer,
+	"get-pass":        viewer,
+	"cancel-pass":     operator,
+	"store-results":   operator,
+
 	"get-certificate":      viewer,
 	"download-certificate": viewer,
 	"revoke-certificate":   scoped,

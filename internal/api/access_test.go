@@ -54,9 +54,13 @@ var allowed = map[token.Permission][]string{
 		"list-profiles", "get-profile", "list-journal", "verify-journal", "export-journal", "list-checkpoints",
 		"list-journal-keys", "prove-entry", "prove-consistency", "get-summary",
 		"list-accounts", "get-account", "list-orders", "get-order",
+		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
+		"list-schedules", "get-schedule", "list-passes", "get-pass",
 		"close-session", "list-approvals", "get-approval", "withdraw-approval"},
-	token.Audit:   {"list-tokens"},
-	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account"},
+	token.Audit: {"list-tokens"},
+	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account",
+		"plan-edit", "edit-inventory", "import-certificates", "create-view", "update-view", "delete-view",
+		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results"},
 	token.Approve: {"decide-approval"},
 }
 

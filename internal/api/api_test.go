@@ -29,17 +29,18 @@ func TestCertificates(t *testing.T) {
 			w.issue(t, fmt.Sprintf("h%d.example.test", i))
 		}
 		c := w.issue(t, "www.example.test", "*.example.test")
-		list, more, err := client.List[api.Certificate](ctx, w.viewer, "/certs", url.Values{"q": {"*.example.test"}}, 0)
+		list, more, err := client.List[api.Certificate](ctx, w.viewer, "/issued", url.Values{"q": {"*.example.test"}}, 0)
 		if err != nil || more || len(list) != 8 {
 			t.Fatal(len(list), more, err)
 		}
-		first, more, err := client.List[api.Certificate](ctx, w.viewer, "/certs", nil, 3)
+		first, more, err := client.List[api.Certificate](ctx, w.viewer, "/issued", nil, 3)
 		if err != nil || !more || len(first) != 3 || first[0].ID != c.ID || first[0].Status != "issued" || len(first[0].Names) != 2 {
 			t.Fatal(first, more, err)
 		}
-		one, err := client.Get[api.CertificateDetail](ctx, w.viewer, "/certs/"+c.ID, nil)
+		one, err := client.Get[api.KnownDetail](ctx, w.viewer, "/certs/"+c.ID, nil)
 		check(t, err)
-		if one.Serial != c.Serial.Hex() || len(one.Evidence) != 2 || one.Evidence[0].Method != "http-01" || len(one.Events) != 2 || one.Events[1].Kind != "certificate.issue" {
+		if one.Serial != c.Serial.Hex() || one.Status != "active" || one.Issuance == nil || len(one.Issuance.Evidence) != 2 || one.Issuance.Evidence[0].Method != "http-01" ||
+			len(one.Issuance.Events) != 2 || one.Issuance.Events[1].Kind != "certificate.issue" {
 			t.Errorf("%+v", one)
 		}
 		chain, err := pki.DecodeChain([]byte(one.Chain), 1<<20, 8)
@@ -53,7 +54,7 @@ func TestCertificates(t *testing.T) {
 				t.Errorf("download as %s differs", format)
 			}
 		}
-		if _, err := client.Get[api.CertificateDetail](ctx, w.viewer, "/certs/nothing", nil); !fault.Is(err, fault.NotFound) {
+		if _, err := client.Get[api.KnownDetail](ctx, w.viewer, "/certs/nothing", nil); !fault.Is(err, fault.NotFound) {
 			t.Error(err)
 		}
 	})
@@ -66,14 +67,16 @@ func TestInputIsStrict(t *testing.T) {
 		method, path, body, says string
 		status                   int
 	}{
-		{"GET", "/certs?limt=1", "", `unknown query parameter \"limt\"; known are: cursor, limit, q`, 422},
+		{"GET", "/certs?limt=1", "", `unknown query parameter \"limt\"; known are: cursor, limit, q, sort`, 422},
 		{"GET", "/certs?limit=1001", "", "query.limit", 422},
 		{"GET", "/certs?limit=0", "", "query.limit", 422},
 		{"GET", "/certs?limit=x", "", "query.limit", 422},
 		{"GET", "/certs?limit=1&limit=2", "", "given 2 times", 400},
 		{"GET", "/certs?q=%zz", "", "does not parse", 400},
-		{"GET", "/certs?q=owner:pay", "", "known are: name, serial", 400},
-		{"GET", "/certs?cursor=AAAA", "", "start again without a cursor", 400},
+		{"GET", "/certs?q=profile:tls", "", "keys are: owner", 400},
+		{"GET", "/issued?q=owner:pay", "", "known are: name, serial", 400},
+		{"GET", "/issued?cursor=AAAA", "", "start again without a cursor", 400},
+		{"GET", "/certs?cursor=AAAA", "", "cursor", 400},
 		{"GET", "/authorities?cursor=AAAA", "", "start again without a cursor", 400},
 		{"GET", "/journal?cursor=azp4", "", "start again without a cursor", 400},
 		{"GET", "/tokens?cursor=azp4", "", "start again without a cursor", 400},
@@ -143,7 +146,7 @@ func TestNotModified(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		c := w.issue(t, "a.test")
 		get := func(tag string) (*http.Response, string) {
-			return w.raw(t, "GET", "/api/v1/certs?limit=10", "", "Authorization", "Bearer "+w.adminText(), "If-None-Match", tag)
+			return w.raw(t, "GET", "/api/v1/issued?limit=10", "", "Authorization", "Bearer "+w.adminText(), "If-None-Match", tag)
 		}
 		tries(t, func() bool { // a 304 costs no SQL
 			resp, _ := get("")
@@ -171,10 +174,10 @@ func TestNotModified(t *testing.T) {
 				t.Fatalf("%s was issued and is not listed", name)
 			}
 		}
-		if resp, _ := w.raw(t, "GET", "/api/v1/certs?limit=0", "", "Authorization", "Bearer "+w.adminText()); resp.Header.Get("ETag") != "" {
+		if resp, _ := w.raw(t, "GET", "/api/v1/issued?limit=0", "", "Authorization", "Bearer "+w.adminText()); resp.Header.Get("ETag") != "" {
 			t.Error("a problem document has an entity tag")
 		}
-		if resp, _ := w.raw(t, "GET", "/api/v1/certs?limit=10", "", "If-None-Match", tag); resp.StatusCode != 401 {
+		if resp, _ := w.raw(t, "GET", "/api/v1/issued?limit=10", "", "If-None-Match", tag); resp.StatusCode != 401 {
 			t.Errorf("without a token: %d", resp.StatusCode)
 		}
 	})
@@ -227,7 +230,7 @@ func TestRevokeByQuery(t *testing.T) {
 		if err != nil || done.Revoked != 12 || done.Left != 0 || len(done.Failed) != 0 {
 			t.Fatal(done, err)
 		}
-		left, _, err := client.List[api.Certificate](ctx, w.viewer, "/certs", url.Values{"q": {"status:issued profile:tls"}}, 0)
+		left, _, err := client.List[api.Certificate](ctx, w.viewer, "/issued", url.Values{"q": {"status:issued profile:tls"}}, 0)
 		if err != nil || len(left) != 1 || left[0].ID != keep.ID {
 			t.Error(left, err)
 		}

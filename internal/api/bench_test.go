@@ -35,7 +35,7 @@ func BenchmarkList(b *testing.B) {
 	for _, c := range []struct{ name, query string }{{"newest", "limit=50"}, {"expiry", "limit=50&q=expires:%3C14d"}, {"expiry1000", "limit=1000&q=expires:%3C30d"}} {
 		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {
-				r := httptest.NewRequest("GET", "/api/v1/certs?"+c.query, nil)
+				r := httptest.NewRequest("GET", "/api/v1/issued?"+c.query, nil)
 				r.Header.Set("Authorization", "Bearer "+w.adminText())
 				rec := httptest.NewRecorder()
 				if h.ServeHTTP(rec, r); rec.Code != 200 {
@@ -47,7 +47,7 @@ func BenchmarkList(b *testing.B) {
 	text := w.adminText()
 	b.Run("304", func(b *testing.B) {
 		for b.Loop() {
-			r := httptest.NewRequest("GET", "/api/v1/certs?limit=50", nil)
+			r := httptest.NewRequest("GET", "/api/v1/issued?limit=50", nil)
 			r.Header.Set("Authorization", "Bearer "+text)
 			r.Header.Set("If-None-Match", "*")
 			rec := httptest.NewRecorder()

@@ -76,7 +76,39 @@ func (c *tokenCache) forget() {
 // made through it.
 const stampTTL = 250 * time.Millisecond
 
-// stamp remembers the version of the journal, so that a 304 costs no SQL.
+// feed is a sequence of changes that lists depend on.
+type feed string
+
+// Feeds.
+const (
+	journalFeed     feed = "journal"
+	certificateFeed feed = "certificates" // of the inventory
+	endpointFeed    feed = "endpoints"    // of the inventory
+)
+
+// memory is what a replica remembers of the lists that follow one feed.
+type memory struct {
+	version func(context.Context) (int64, error)
+	stamp   stamp
+	bodies  bodies
+}
+
+func (s *Server) newFeeds() map[feed]*memory {
+	return map[feed]*memory{
+		journalFeed:     {version: func(ctx context.Context) (int64, error) { return audit.Total(ctx, s.cfg.DB.Read()) }},
+		certificateFeed: {version: func(ctx context.Context) (int64, error) { return s.cfg.Inventory.Version(ctx) }},
+		endpointFeed:    {version: func(ctx context.Context) (int64, error) { return s.cfg.Inventory.EndpointVersion(ctx) }},
+	}
+}
+
+// resetFeeds makes the next list look for its version.
+func (s *Server) resetFeeds() {
+	for _, m := range s.feeds {
+		m.stamp.reset()
+	}
+}
+
+// stamp remembers the version of a feed, so that a 304 costs no SQL.
 type stamp struct {
 	mu    sync.Mutex
 	total int64
@@ -92,11 +124,11 @@ func (s *stamp) remembered(now time.Time) (total int64, ok bool) {
 }
 
 // read returns the version as it is now.
-func (s *stamp) read(ctx context.Context, q db.Q, now time.Time) (int64, error) {
+func (s *stamp) read(ctx context.Context, version func(context.Context) (int64, error), now time.Time) (int64, error) {
 	s.mu.Lock()
 	epoch := s.epoch
 	s.mu.Unlock()
-	total, err := audit.Total(ctx, q)
+	total, err := version(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -124,20 +156,20 @@ func etagOf(total int64, at time.Time) string {
 
 // conditional answers a list: with 304, from memory, or by its handler. What
 // is remembered is only used for the version that the database has now.
-func (s *Server) conditional(w http.ResponseWriter, r *http.Request, handle func(http.ResponseWriter)) {
+func (s *Server) conditional(w http.ResponseWriter, r *http.Request, m *memory, handle func(http.ResponseWriter)) {
 	at := now()
 	h := w.Header()
 	h.Set("Cache-Control", "private, no-cache")
 	if tags := r.Header.Values("If-None-Match"); len(tags) > 0 {
-		if total, ok := s.stamp.remembered(at); ok && hasTag(tags, etagOf(total, at)) {
+		if total, ok := m.stamp.remembered(at); ok && hasTag(tags, etagOf(total, at)) {
 			h.Set("ETag", etagOf(total, at))
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
 	}
-	total, err := s.stamp.read(r.Context(), s.cfg.DB.Read(), at)
+	total, err := m.stamp.read(r.Context(), m.version, at)
 	if err != nil { // the list itself will say what is wrong, or work
-		s.log.LogAttrs(r.Context(), slog.LevelWarn, "journal version is unknown", slog.Any("error", err))
+		s.log.LogAttrs(r.Context(), slog.LevelWarn, "version of the list is unknown", slog.Any("error", err))
 		handle(w)
 		return
 	}
@@ -147,13 +179,13 @@ func (s *Server) conditional(w http.ResponseWriter, r *http.Request, handle func
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	s.fromMemory(w, r.URL.Path+"?"+r.URL.RawQuery, etag, handle)
+	s.fromMemory(w, m, r.URL.Path+"?"+r.URL.RawQuery, etag, handle)
 }
 
 // fromMemory answers with what the same request was answered before, if
 // nothing has changed since.
-func (s *Server) fromMemory(w http.ResponseWriter, key, etag string, handle func(http.ResponseWriter)) {
-	if body := s.bodies.get(etag, key); body != nil {
+func (s *Server) fromMemory(w http.ResponseWriter, m *memory, key, etag string, handle func(http.ResponseWriter)) {
+	if body := m.bodies.get(etag, key); body != nil {
 		w.Header().Set("Content-Type", "application/json")
 		if _, err := w.Write(body); err != nil {
 			s.log.Debug("answer was not sent", "error", err)
@@ -163,7 +195,7 @@ func (s *Server) fromMemory(w http.ResponseWriter, key, etag string, handle func
 	rec := &recorder{ResponseWriter: w}
 	handle(rec)
 	if rec.status == http.StatusOK && !rec.tooLong {
-		s.bodies.put(etag, key, rec.body)
+		m.bodies.put(etag, key, rec.body)
 	}
 }
 

@@ -71,13 +71,8 @@ type Event struct {
 }
 
 func (s *Server) certificates() {
-	tag := []string{"Certificates"}
-	register(s, huma.Operation{OperationID: "list-certificates", Method: http.MethodGet, Path: "/certs", Tags: tag,
-		Summary: "List certificates", Description: queryHelp}, s.listCertificates)
-	register(s, huma.Operation{OperationID: "get-certificate", Method: http.MethodGet, Path: "/certs/{id}", Tags: tag,
-		Summary: "Everything about one certificate"}, s.getCertificate)
-	register(s, huma.Operation{OperationID: "download-certificate", Method: http.MethodGet, Path: "/certs/{id}/download", Tags: tag,
-		Summary: "The certificate as a file"}, s.downloadCertificate)
+	register(s, huma.Operation{OperationID: "list-issued", Method: http.MethodGet, Path: "/issued", Tags: []string{"Certificates"},
+		Summary: "List every serial number that our authorities allotted, the books of the CA", Description: queryHelp}, s.listIssued)
 }
 
 // queryHelp explains q where users look for it.
@@ -85,12 +80,12 @@ const queryHelp = `The query q is a list of terms, all of which must fit: a name
 
 A listing by name comes in the order of names, one with expires: by notAfter, any other newest first.`
 
-type listCertificatesInput struct {
+type listIssuedInput struct {
 	ListInput
 	Query string `query:"q" maxLength:"1024" doc:"See above" example:"*.example.com status:issued expires:<14d"`
 }
 
-func (s *Server) listCertificates(ctx context.Context, in *listCertificatesInput) (*pageOf[Certificate], error) {
+func (s *Server) listIssued(ctx context.Context, in *listIssuedInput) (*pageOf[Certificate], error) {
 	at := now()
 	query, err := ca.ParseQuery(in.Query, at)
 	if err != nil {
@@ -129,29 +124,26 @@ type IDInput struct {
 	ID string `path:"id" maxLength:"128"`
 }
 
-func (s *Server) getCertificate(ctx context.Context, in *IDInput) (*bodyOf[CertificateDetail], error) {
-	c, err := ca.Get(ctx, s.cfg.DB.Read(), in.ID)
-	if err != nil {
-		return nil, err
-	}
-	v := CertificateDetail{Certificate: viewCertificate(&c, now()), Evidence: make([]Evidence, len(c.Evidence))}
+// issuedDetail is everything that the books of the CA say about c.
+func (s *Server) issuedDetail(ctx context.Context, c *ca.Certificate) (CertificateDetail, error) {
+	v := CertificateDetail{Certificate: viewCertificate(c, now()), Evidence: make([]Evidence, len(c.Evidence))}
 	for i, e := range c.Evidence {
 		v.Evidence[i] = Evidence{Name: e.Name.Value, Method: e.Method, Reference: e.Reference, ValidatedAt: e.ValidatedAt, CAAAt: instant(e.CAAAt)}
 	}
 	if c.State == ca.StateIssued {
-		if err := s.describe(&c, &v); err != nil {
-			return nil, err
+		if err := s.describe(c, &v); err != nil {
+			return v, err
 		}
 	}
 	records, err := audit.BySubject(ctx, s.cfg.DB.Read(), "certificate:"+c.ID, "", 1000)
 	if err != nil {
-		return nil, err
+		return v, err
 	}
 	v.Events = make([]Event, len(records))
 	for i := range records {
 		v.Events[i] = viewEvent(&records[i])
 	}
-	return &bodyOf[CertificateDetail]{v}, nil
+	return v, nil
 }
 
 // describe adds what the certificate itself says.
@@ -190,6 +182,9 @@ type downloadInput struct {
 
 func (s *Server) downloadCertificate(ctx context.Context, in *downloadInput) (*rawOutput, error) {
 	c, err := ca.Get(ctx, s.cfg.DB.Read(), in.ID)
+	if fault.Is(err, fault.NotFound) {
+		return s.downloadForeign(ctx, in)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +200,29 @@ func (s *Server) downloadCertificate(ctx context.Context, in *downloadInput) (*r
 		out.Body = pki.EncodeChain(c.DER)
 	default:
 		out.Body = s.chain(&c)
+	}
+	return out, nil
+}
+
+// downloadForeign downloads a certificate of the inventory. What belongs behind
+// a certificate of somebody else is not for us to say: chain is the certificate
+// alone.
+func (s *Server) downloadForeign(ctx context.Context, in *downloadInput) (*rawOutput, error) {
+	der, err := s.cfg.Inventory.DER(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	known, err := s.cfg.Inventory.Get(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := &rawOutput{ContentType: "application/pem-certificate-chain", ContentDisposition: fmt.Sprintf("attachment; filename=%q", known.Serial+".pem"), Body: pki.EncodeChain(der)}
+	if in.Format == "der" {
+		out.ContentType, out.Body = "application/pkix-cert", der
+		out.ContentDisposition = fmt.Sprintf("attachment; filename=%q", known.Serial+".cer")
+	}
+	if c, err := s.issuedRow(ctx, &known.Certificate); err == nil && c != nil && in.Format == "chain" {
+		out.Body = s.chain(c)
 	}
 	return out, nil
 }

@@ -205,8 +205,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request, p *Provider) e
 	if err != nil {
 		return err
 	}
-	cookie := newCookie(text, n.ExpiresAt)
-	http.SetCookie(w, &cookie)
+	http.SetCookie(w, newCookie(text, n.ExpiresAt))
 	http.Redirect(w, r, a.Return, http.StatusFound)
 	return nil
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,9 +18,11 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
+	"chancery/internal/inventory"
 	"chancery/internal/keys"
 	"chancery/internal/limit"
 	"chancery/internal/obs"
+	"chancery/internal/scan/pass"
 	"chancery/internal/token"
 )
 
@@ -31,6 +34,12 @@ type Config struct {
 	// Profiles are the registered profiles by name, as ca.Service.Register
 	// returns them.
 	Profiles map[string]*ca.Profile
+
+	// Inventory is every known certificate; nil: that of DB.
+	Inventory *inventory.Store
+
+	// Scans are the scans that are repeated; nil: those of DB, which others run.
+	Scans *pass.Service
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -68,8 +77,7 @@ type Server struct {
 	huma        huma.API
 	routes      []route
 	tokens      tokenCache
-	stamp       stamp
-	bodies      bodies
+	feeds       map[feed]*memory // set once
 	hub         *hub
 	verifying   sync.Mutex     // held by the one verify-journal that runs
 	attempts    *limit.Limiter // sign-ins per network
@@ -88,6 +96,9 @@ type route struct {
 // library counts them; the platform's own cap is the safety net.
 const maxBody = 256 << 10
 
+// largeBodies are the operations that files and batches come to.
+var largeBodies = map[string]int64{"import-certificates": maxImport, "store-results": 8 << 20, "create-schedule": 1 << 20, "update-schedule": 1 << 20}
+
 // New returns the control plane with every operation registered.
 func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
@@ -100,6 +111,13 @@ func New(cfg Config) (*Server, error) {
 	if s.attempts, err = limit.New("api_sign_ins", limit.Rate{Count: 30, Per: time.Minute}, 0); err != nil {
 		return nil, err
 	}
+	if s.cfg.DB != nil && s.cfg.Inventory == nil {
+		s.cfg.Inventory = inventory.New(s.cfg.DB)
+	}
+	if s.cfg.DB != nil && s.cfg.Scans == nil {
+		s.cfg.Scans = pass.New(pass.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
+	}
+	s.feeds = s.newFeeds()
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
 	s.registerAll()
@@ -114,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 
 // registerAll is the table of contents of the API.
 func (s *Server) registerAll() {
+	s.inventoryOperations()
 	s.certificates()
 	s.revocations()
 	s.authorities()
@@ -123,6 +142,7 @@ func (s *Server) registerAll() {
 	s.journal()
 	s.sessions()
 	s.approvals()
+	s.scans()
 	s.about()
 }
 
@@ -130,7 +150,7 @@ func (s *Server) registerAll() {
 func (s *Server) Routes(mux *httpd.Mux) {
 	g := mux.Group(httpd.OwnTypes, nil)
 	for _, rt := range s.routes {
-		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*maxBody)
+		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*rt.op.MaxBodyBytes)
 	}
 	s.signInRoutes(g)
 	s.eventRoutes(g)
@@ -138,7 +158,7 @@ func (s *Server) Routes(mux *httpd.Mux) {
 
 // changed tells the rest of the process that something it serves is different.
 func (s *Server) changed() {
-	s.stamp.reset()
+	s.resetFeeds()
 	if s.cfg.Changed != nil {
 		s.cfg.Changed()
 	}
@@ -158,13 +178,13 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		obs.Set(r.Context(), slog.String("actor", who.actor))
 		r = r.WithContext(withCaller(r.Context(), who))
 		handle := func(w http.ResponseWriter) { rt.handle(newContext(rt.op, r, w)) }
-		switch {
-		case rt.access.conditional:
-			s.conditional(w, r, handle)
+		switch m := s.feeds[rt.access.feed]; {
+		case m != nil:
+			s.conditional(w, r, m, handle)
 		case r.Method == http.MethodGet:
 			handle(w)
 		default:
-			defer s.stamp.reset()
+			defer s.resetFeeds()
 			s.change(w, r, rt, handle)
 		}
 	}
@@ -172,7 +192,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 
 // register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
-	op.Path, op.MaxBodyBytes = Prefix+op.Path, maxBody
+	op.Path, op.MaxBodyBytes = Prefix+op.Path, cmp.Or(largeBodies[op.OperationID], maxBody)
 	op.Responses = s.errorResponse()
 	if need := accessTable[op.OperationID].need; need != token.Public {
 		op.Security = []map[string][]string{{"bearer": {}}, {"session": {}}}

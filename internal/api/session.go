@@ -132,8 +132,8 @@ func (in *openSessionInput) Resolve(ctx huma.Context) []error {
 }
 
 type cookieOutput struct {
-	SetCookie    http.Cookie `header:"Set-Cookie"`
-	CacheControl string      `header:"Cache-Control"`
+	SetCookie    string `header:"Set-Cookie"`
+	CacheControl string `header:"Cache-Control"`
 	Body         Session
 }
 
@@ -155,7 +155,7 @@ func (s *Server) openSession(ctx context.Context, in *openSessionInput) (*cookie
 	}
 	c := tokenCaller(&t)
 	c.session, c.csrf = &n, token.CSRF(text)
-	return &cookieOutput{SetCookie: newCookie(text, n.ExpiresAt), CacheControl: "no-store", Body: viewSession(c)}, nil
+	return &cookieOutput{SetCookie: newCookie(text, n.ExpiresAt).String(), CacheControl: "no-store", Body: viewSession(c)}, nil
 }
 
 // network is the key under which attempts of an address count: all of a /64 or
@@ -179,12 +179,12 @@ func network(peer string) string {
 
 // newCookie returns the sign-in cookie. Lax keeps it from requests that other
 // sites make for the browser, but for following a link.
-func newCookie(text string, until time.Time) http.Cookie {
-	return http.Cookie{Name: cookieName, Value: text, Path: "/", Expires: until, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode}
+func newCookie(text string, until time.Time) *http.Cookie {
+	return &http.Cookie{Name: cookieName, Value: text, Path: "/", Expires: until, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode}
 }
 
 type closedOutput struct {
-	SetCookie http.Cookie `header:"Set-Cookie"`
+	SetCookie string `header:"Set-Cookie"`
 }
 
 func (s *Server) closeSession(ctx context.Context, _ *struct{}) (*closedOutput, error) {
@@ -197,7 +197,7 @@ func (s *Server) closeSession(ctx context.Context, _ *struct{}) (*closedOutput, 
 	}
 	gone := newCookie("", time.Unix(1, 0))
 	gone.MaxAge = -1
-	return &closedOutput{gone}, nil
+	return &closedOutput{gone.String()}, nil
 }
 
 // SignIn is a place where people can sign in.

@@ -15,15 +15,20 @@ import (
 	"chancery/internal/acme/server"
 	"chancery/internal/api"
 	"chancery/internal/audit"
+	"chancery/internal/bus"
 	"chancery/internal/ca"
 	"chancery/internal/config"
 	"chancery/internal/db"
 	"chancery/internal/dns"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
+	"chancery/internal/inventory"
+	"chancery/internal/inventory/follow"
+	"chancery/internal/inventory/importer"
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/scan/pass"
 	"chancery/internal/status"
 	"chancery/internal/token"
 )
@@ -68,6 +73,16 @@ type App struct {
 	checker   *ca.Checker
 	api       *api.Server
 	https     *httpsCert
+
+	inventory *inventory.Store
+	follower  *follow.Follower // with the role writer
+	watches   []*importer.Watch
+	scanDNS   *dns.Resolver
+	passes    *pass.Service
+
+	bus     *bus.Bus
+	replica uint32 // this process, among those of the bus
+	wake    wakes
 }
 
 // New opens the data directory, the database, the keys and the authorities,
@@ -77,14 +92,14 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 	if opts.Log == nil {
 		opts.Log = obs.Discard()
 	}
-	a := &App{cfg: cfg, opts: opts, log: opts.Log, metrics: obs.NewMetrics(opts.Build)}
+	a := &App{cfg: cfg, opts: opts, log: opts.Log, metrics: obs.NewMetrics(opts.Build), wake: newWakes()}
 	a.loops = loop.NewMetrics(a.metrics.Registry)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -142,6 +157,15 @@ func (a *App) Close() error {
 	if a.resolver != nil {
 		a.resolver.Close()
 	}
+	if a.scanDNS != nil {
+		a.scanDNS.Close()
+	}
+	for _, w := range a.watches {
+		errs = append(errs, w.Close())
+	}
+	if a.bus != nil {
+		errs = append(errs, a.bus.Close())
+	}
 	if a.db != nil {
 		errs = append(errs, a.db.Close())
 	}
@@ -168,6 +192,10 @@ func (a *App) Run(ctx context.Context) error {
 	servers, serveCtx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(serveCtx, a.api.Drain)()
 	background, _ := errgroup.WithContext(loopCtx)
+	background.Go(func() error { a.attend(loopCtx); return nil })
+	if a.has(config.RoleWriter) {
+		background.Go(func() error { return a.passes.Write(loopCtx) })
+	}
 	for _, l := range a.backgroundLoops() {
 		background.Go(func() error { return l.Run(loopCtx) })
 	}
@@ -274,18 +302,16 @@ func (a *App) backgroundLoops() []loop.Every {
 	every := func(name string, interval time.Duration, tick loop.Tick) loop.Every {
 		return loop.Every{Name: name, Interval: interval, Tick: tick, Log: a.log, Metrics: a.loops}
 	}
+	woken := func(wake <-chan struct{}, l loop.Every) loop.Every { l.Wake = wake; return l }
 	loops := []loop.Every{
-		every("audit.sequence", 300*time.Millisecond, func(ctx context.Context) (loop.Count, error) {
-			n, err := audit.Sequence(ctx, a.db, sequenceBatch)
-			return loop.Count{Claimed: n, Done: n, More: n == sequenceBatch}, err
-		}),
+		woken(a.wake.sequence, every("audit.sequence", 300*time.Millisecond, a.sequence)),
 		every("audit.checkpoint", time.Minute, func(ctx context.Context) (loop.Count, error) {
 			n, more, err := a.journal.Tick(ctx, time.Now())
 			return loop.Count{Claimed: n, Done: n, More: more}, err
 		}),
-		every("ca.reload", 15*time.Second, func(ctx context.Context) (loop.Count, error) {
+		woken(a.wake.reload, every("ca.reload", 15*time.Second, func(ctx context.Context) (loop.Count, error) {
 			return loop.Count{}, a.ca.Reload(ctx)
-		}),
+		})),
 		every("ca.recover", time.Minute, func(ctx context.Context) (loop.Count, error) {
 			n, err := a.ca.Recover(ctx, time.Now().Add(-claimLease))
 			return loop.Count{Claimed: n, Done: n}, err
@@ -297,16 +323,28 @@ func (a *App) backgroundLoops() []loop.Every {
 		every("acme.renew_star", 5*time.Second, func(ctx context.Context) (loop.Count, error) {
 			return a.acme.RenewStar(ctx, time.Now())
 		}),
-		every("acme.limits", 10*time.Second, func(ctx context.Context) (loop.Count, error) {
+		woken(a.wake.limits, every("acme.limits", 10*time.Second, func(ctx context.Context) (loop.Count, error) {
 			return loop.Count{}, a.acme.ReloadOverrides(ctx, time.Now())
-		}),
+		})),
 		every("acme.expire", 10*time.Minute, func(ctx context.Context) (loop.Count, error) {
 			return a.acme.Expire(ctx, time.Now())
 		}),
 		every("app.https_certificate", time.Hour, a.https.tick),
 	}
 	loops = append(loops, a.accessLoops(every)...)
+	loops = append(loops, a.inventoryLoops()...)
+	loops = append(loops, a.scanLoops()...)
 	return append(loops, a.statusLoops()...)
+}
+
+// sequence gives entries of the journal their place and says so: whoever
+// follows the journal need not wait for its next look.
+func (a *App) sequence(ctx context.Context) (loop.Count, error) {
+	n, err := audit.Sequence(ctx, a.db, sequenceBatch)
+	if n > 0 {
+		a.bus.Notify(hintJournal, nil)
+	}
+	return loop.Count{Claimed: n, Done: n, More: n == sequenceBatch}, err
 }
 
 const (

@@ -16,6 +16,7 @@ import (
 	"chancery/internal/dns"
 	"chancery/internal/httpd"
 	"chancery/internal/limit"
+	"chancery/internal/loop"
 	"chancery/internal/pki"
 	"chancery/internal/token"
 )
@@ -36,7 +37,7 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 		return err
 	}
 	ac := api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
-		Build: a.opts.Build, Log: a.log, Changed: a.changed}
+		Inventory: a.inventory, Scans: a.passes, Build: a.opts.Build, Log: a.log, Changed: a.changed}
 	if err := a.access(&ac); err != nil {
 		return err
 	}
@@ -47,11 +48,11 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if err := a.recoverNow(ctx); err != nil {
 		return err
 	}
-	return a.https.load(ctx)
+	if err := a.https.load(ctx); err != nil {
+		return err
+	}
+	return a.catchUp(ctx)
 }
-
-// changed wakes what follows changes made through the API.
-func (a *App) changed() { a.status.Wake() }
 
 // openACME prepares validation and the ACME server.
 func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
@@ -90,11 +91,13 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		MaxNames: c.MaxNames, MaxBody: c.MaxBody, OrderLifetime: c.OrderLifetime, PendingLifetime: c.PendingLifetime,
 		AuthorizationLifetime: c.AuthorizationLifetime, Retention: c.Retention, ChallengeWait: orNever(c.ChallengeWait),
 		ValidationTimeout: v.Timeout + v.DNSTimeout, Workers: v.Workers, RenewalPoll: c.RenewalPoll, Limits: limits,
+		Replica: a.replica, RedeemForeign: a.redeemer(),
 		OnIssue: func(_ context.Context, cert *ca.Certificate) { a.status.Issued(cert) },
 		OnRevoke: func(ctx context.Context, cert *ca.Certificate) {
 			if err := a.status.Revoked(ctx, cert); err != nil {
 				a.log.WarnContext(ctx, "revoked answer not signed yet", "error", err)
 			}
+			loop.Nudge(a.wake.sequence)
 		},
 		Metrics: a.metrics, PoolMetrics: a.loops, Log: a.log,
 	})

@@ -44,7 +44,7 @@ func ListOCSPTargets(ctx context.Context, t *Transport, base, token string, limi
 	first, authority, cursor := "", "", ""
 	for range maxPages {
 		var page certPage
-		body, err := get("/certs?limit=1000&cursor=" + url.QueryEscape(cursor))
+		body, err := get("/issued?limit=1000&cursor=" + url.QueryEscape(cursor))
 		if err != nil {
 			return nil, nil, "", err
 		}

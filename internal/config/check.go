@@ -20,6 +20,8 @@ func (c *Config) Check() []error {
 	k.acme()
 	k.validation()
 	k.status()
+	k.bus()
+	k.scan()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}

@@ -53,6 +53,15 @@ type Config struct {
 	// OCSP, CRLs, and where they go.
 	Status Status `toml:"status"`
 
+	// How the parts and the replicas of the program tell each other what is new.
+	Bus Bus `toml:"bus"`
+
+	// Scheduled scans, run by processes with the role scan.
+	Scan Scan `toml:"scan"`
+
+	// The list of every known certificate.
+	Inventory Inventory `toml:"inventory"`
+
 	// Log lines, on standard error.
 	Log Log `toml:"log"`
 

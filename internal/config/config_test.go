@@ -201,6 +201,12 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[profile.default]\nkey_types = []\n", `chancery.toml:2: profile.default.key_types: names no key type; nothing could be issued`},
 		{"[profile.default]\next_key_usages = []\n", `chancery.toml:2: profile.default.ext_key_usages: is empty; a certificate without one can be used for everything`},
 		{"[profile.default]\nperiod = \"1m\"\nbackdate = \"0s\"\n", `chancery.toml:2: profile.default.period: must be at least 10m; clients could not renew in time`},
+		{"[bus]\nurl = \"http://a\"\n", `chancery.toml:2: bus.url: must begin with nats:// or tls://; leave it empty for the embedded one`},
+		{"[bus]\ncredentials_file = \"a\"\n", `chancery.toml:2: bus.credentials_file: is for an external server; set bus.url`},
+		{"[bus]\nprefix = \"a.b\"\n", `chancery.toml:2: bus.prefix: must be a word without dots, spaces, * and >`},
+		{"[bus]\nscan_buffer = \"1KB\"\n", `chancery.toml:2: bus.scan_buffer: must be at least 1MB`},
+		{"[scan]\nsite = \"a b\"\n", `chancery.toml:2: scan.site: must be one word`},
+		{"[inventory]\nretention = \"1h\"\n", `chancery.toml:2: inventory.retention: must be at least 1d`},
 		{"[profile.default]\nperiod = \"1h\"\n", `default: profile.default.backdate: is not shorter than period; every certificate would be expired`},
 	} {
 		got := messages(t, c.text)
@@ -282,6 +288,9 @@ func TestRedact(t *testing.T) {
 		if got := redact("database", in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
+	}
+	if got := redact("bus", "nats://u:p@a:4222,tls://b:4222"); got != "nats://u:xxxxx@a:4222,tls://b:4222" {
+		t.Errorf("bus: %s", got)
 	}
 }
 

@@ -72,8 +72,17 @@ func Default() *Config {
 			CRLRefresh:   6 * time.Hour,
 			CheckRate:    50,
 		},
-		Log:     Log{Level: "info", Format: "auto"},
-		sources: map[string]Source{},
+		Bus: Bus{Prefix: "chancery", ScanBuffer: 64 << 20},
+		Scan: Scan{
+			PerAddress:  4,
+			AddressRate: 20,
+			MaxInFlight: 8000,
+			Timeout:     3 * time.Second,
+			MaxTargets:  1_000_000,
+		},
+		Inventory: Inventory{WatchInterval: time.Minute, Retention: 400 * day},
+		Log:       Log{Level: "info", Format: "auto"},
+		sources:   map[string]Source{},
 	}
 }
 

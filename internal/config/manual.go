@@ -15,7 +15,11 @@ import (
 // source is the text of the structs above. The manual is made from it when it
 // is asked for, so that it cannot be out of date.
 //
-//go:embed config.go profile.go signin.go status.go
+//go:embed config.go
+//go:embed find.go
+//go:embed profile.go
+//go:embed signin.go
+//go:embed status.go
 var source embed.FS
 
 // Manual returns the reference of every section and key, as Markdown.
@@ -76,7 +80,12 @@ func rangeText(f reflect.StructField) string {
 // fieldDocs returns the comment of every struct field, by "Type.Field".
 func fieldDocs() (map[string]string, error) {
 	docs := map[string]string{}
-	for _, file := range []string{"config.go", "profile.go", "signin.go", "status.go"} {
+	files, err := source.ReadDir(".")
+	if err != nil {
+		return nil, fmt.Errorf("list sources: %w", err)
+	}
+	for _, f := range files {
+		file := f.Name()
 		text, err := source.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)

@@ -100,8 +100,16 @@ func quote(s string) string {
 }
 
 // redact replaces the password of a database URL, in the user part or among
-// the parameters. A URL that does not parse is hidden whole.
+// the parameters, and those of the servers of a bus. A URL that does not parse
+// is hidden whole.
 func redact(format, s string) string {
+	if format == "bus" {
+		urls := strings.Split(s, ",")
+		for i := range urls {
+			urls[i] = redact("database", urls[i])
+		}
+		return strings.Join(urls, ",")
+	}
 	if format != "database" || !strings.Contains(s, "://") {
 		return s
 	}

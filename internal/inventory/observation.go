@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/pki"
 )
@@ -34,6 +35,10 @@ const (
 // DER, Metadata and Fingerprint names the certificate; none of them means that
 // the endpoint gave none.
 type Observation struct {
+	// ID is the id that a new certificate gets; "": one is made. It must be
+	// unique: use the id of the row that the certificate comes from.
+	ID string
+
 	// DER is the certificate.
 	DER []byte
 	// Metadata describes a certificate whose bytes are not at hand; its
@@ -78,7 +83,8 @@ type Sighting struct {
 
 // record is an observation after all checks.
 type record struct {
-	index       int // in the batch
+	index       int    // in the batch
+	id          string // for a new certificate, "" = make one
 	fingerprint string
 	der         []byte
 	meta        *pki.Metadata // nil: known by fingerprint only
@@ -109,7 +115,7 @@ func newRecord(index int, o *Observation) (*record, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	r := &record{index: index, source: o.Source, seenAt: o.SeenAt.UnixMilli(),
+	r := &record{index: index, id: o.ID, source: o.Source, seenAt: o.SeenAt.UnixMilli(),
 		owner: o.Owner, team: o.Team, environment: o.Environment, managed: o.Managed}
 	if !o.RevokedAt.IsZero() {
 		r.revokedAt = o.RevokedAt.UnixMilli()
@@ -143,6 +149,8 @@ func (o *Observation) check() error {
 		}
 	}
 	switch {
+	case o.ID != "" && !db.ValidID(o.ID):
+		return fault.New(fault.Invalid, "%.80q is not an id", o.ID)
 	case given > 1:
 		return fault.New(fault.Invalid, "give one of DER, metadata and fingerprint")
 	case given == 0 && o.Endpoint == nil:

@@ -111,6 +111,7 @@ func (r *record) merge(o *record) {
 	if r.der == nil {
 		r.der = o.der
 	}
+	r.id = first(r.id, o.id)
 	r.source |= o.source
 	r.seenAt = max(r.seenAt, o.seenAt)
 	r.managed = r.managed || o.managed
@@ -308,7 +309,7 @@ func (b *batch) insert(ctx context.Context, c *change, fresh []*record) error {
 	var t tables
 	var chained []*member
 	for _, r := range fresh {
-		m := r.member(db.NewID(time.UnixMilli(b.now)), b.now)
+		m := r.member(first(r.id, db.NewID(time.UnixMilli(b.now))), b.now)
 		b.ids[r.fingerprint] = m.id
 		t.add(r, m)
 		c.counts.add(m.dims, 1)
