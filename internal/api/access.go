@@ -31,6 +31,13 @@ var accessTable = map[string]access{
 	"revoke-certificate":   admin,
 	"revoke-certificates":  admin,
 
+	"create-incident": admin,
+	"list-incidents":  viewer,
+	"get-incident":    viewer,
+	"cancel-incident": admin,
+	"list-findings":   viewer,
+	"get-checker":     viewer,
+
 	"list-authorities":       viewer,
 	"get-authority":          viewer,
 	"create-root":            admin,

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -34,11 +35,15 @@ type Config struct {
 	// Secrets seals what is stored encrypted: external account binding keys.
 	Secrets *keys.Sealer
 
+	// Revoked, if set, is called after an operation revoked certificates, so
+	// that this process says so at once; others follow the journal.
+	Revoked func([]ca.Changed)
+
 	// Build says which program answers.
 	Build obs.Build
 
-	// Changed, if set, is called after an operation changed what is served
-	// elsewhere (revocations, authorities), so that caches can be refreshed
+	// Changed, if set, is called after an operation changed what is served or
+	// worked on elsewhere (revocations, incidents, authorities), so that caches can be refreshed
 	// before their next tick. It must not block.
 	Changed func()
 
@@ -89,6 +94,8 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) registerAll() {
 	s.certificates()
 	s.revocations()
+	s.incidents()
+	s.findings()
 	s.authorities()
 	s.profiles()
 	s.acme()
@@ -101,7 +108,7 @@ func (s *Server) registerAll() {
 func (s *Server) Routes(mux *httpd.Mux) {
 	g := mux.Group(httpd.OwnTypes, nil)
 	for _, rt := range s.routes {
-		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*maxBody)
+		g.HandleStd(rt.op.Method+" "+rt.op.Path, s.guard(rt), 2*rt.op.MaxBodyBytes)
 	}
 }
 
@@ -141,7 +148,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 
 // register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
-	op.Path, op.MaxBodyBytes = Prefix+op.Path, maxBody
+	op.Path, op.MaxBodyBytes = Prefix+op.Path, cmp.Or(op.MaxBodyBytes, maxBody)
 	op.Responses = s.errorResponse()
 	if need := accessTable[op.OperationID]; need.role != "" {
 		op.Security = []map[string][]string{{"bearer": {}}}

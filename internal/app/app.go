@@ -65,6 +65,8 @@ type App struct {
 	checker   *ca.Checker
 	api       *api.Server
 	https     *httpsCert
+
+	wakeIncidents chan struct{} // starts the next tick of their loop early
 }
 
 // New opens the data directory, the database, the keys and the authorities,
@@ -74,7 +76,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 	if opts.Log == nil {
 		opts.Log = obs.Discard()
 	}
-	a := &App{cfg: cfg, opts: opts, log: opts.Log, metrics: obs.NewMetrics(opts.Build)}
+	a := &App{cfg: cfg, opts: opts, log: opts.Log, metrics: obs.NewMetrics(opts.Build), wakeIncidents: make(chan struct{}, 1)}
 	a.loops = loop.NewMetrics(a.metrics.Registry)
 	defer func() {
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"chancery/internal/dns"
 	"chancery/internal/httpd"
 	"chancery/internal/limit"
+	"chancery/internal/loop"
 	"chancery/internal/pki"
 	"chancery/internal/token"
 )
@@ -36,7 +37,7 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 		return err
 	}
 	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
-		Build: a.opts.Build, Log: a.log, Changed: a.changed})
+		Build: a.opts.Build, Log: a.log, Changed: a.changed, Revoked: a.status.RevokedMany})
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,10 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 }
 
 // changed wakes what follows changes made through the API.
-func (a *App) changed() { a.status.Wake() }
+func (a *App) changed() {
+	a.status.Wake()
+	loop.Nudge(a.wakeIncidents)
+}
 
 // openACME prepares validation and the ACME server.
 func (a *App) openACME(registered map[string]*ca.Profile) (err error) {

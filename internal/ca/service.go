@@ -40,7 +40,7 @@ func (u URLs) Issuer(a *Authority) string { return u.Base + "/ca/" + a.ID + ".ce
 // Config is what a Service needs.
 type Config struct {
 	DB   *db.DB
-	Keys keys.Store
+	Keys keys.Store // nil: nothing can be signed, authorities are only read
 	URLs URLs
 	// Trust is the trust profile of each CA by its name; absent: Private.
 	Trust map[string]Trust
@@ -126,7 +126,7 @@ func keep(was, now *Authority) *Authority {
 // openKey opens the key of an authority that signs. The key of a root stays
 // closed until it is needed, and may be offline for good.
 func (s *Service) openKey(ctx context.Context, a *Authority) error {
-	if a.status != nil || a.KeyRef == "" || a.State == Pending || a.Role == RoleRoot {
+	if s.keys == nil || a.status != nil || a.KeyRef == "" || a.State == Pending || a.Role == RoleRoot {
 		return nil
 	}
 	return s.open(ctx, a)
