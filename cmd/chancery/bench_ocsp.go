@@ -208,7 +208,7 @@ func (f *ocspFlags) openssl(ctx context.Context, e env, dir string, cfg bench.OC
 	if err != nil {
 		return err
 	}
-	f.figures = p.Figures
+	f.figures = nil
 	cfg.URL, cfg.Issuer = p.URL, p.Issuer
 	more := map[string]string{"answers": "signed when asked", "connections": "one per request", "program": p.Version, "processes": strconv.Itoa(runtime.NumCPU())}
 	err = f.methodsOf(ctx, e, cfg, &bench.Probe{PIDs: []int{p.PID}}, "openssl ocsp", more, "")

@@ -48,6 +48,7 @@ type world struct {
 	secrets []string // must never be logged
 	queries *counter
 	changes *counter
+	told    [][]ca.Changed // revocations, as the status service hears of them
 }
 
 // counter counts from several goroutines.
@@ -115,7 +116,8 @@ func newWorld(t testing.TB, url string) *world {
 	t.Cleanup(func() { acme.Close() })
 
 	log := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := api.New(api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log})
+	s, err := api.New(api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add,
+		Revoked: func(c []ca.Changed) { w.told = append(w.told, c) }, Log: log})
 	check(t, err)
 	w.serve(t, s, log)
 	return w

@@ -33,7 +33,6 @@ type OpenSSLPeer struct {
 	Issuer  *x509.Certificate
 	PID     int
 	Version string
-	Figures []Figure
 
 	cmd  *exec.Cmd
 	done chan error
@@ -76,7 +75,6 @@ func OpenOpenSSLPeer(ctx context.Context, dir string, serials []pki.Serial) (_ *
 	p.cmd = exec.Command(program, "ocsp", "-index", filepath.Join(dir, "index.txt"), "-port", port, "-CA", signer, "-rsigner", signer, "-rkey", signer,
 		"-ndays", "4", "-multi", strconv.Itoa(runtime.NumCPU()))
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = p.log, p.log, dieWithParent()
-	start := time.Now()
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start openssl: %w", err)
 	}
@@ -85,7 +83,6 @@ func OpenOpenSSLPeer(ctx context.Context, dir string, serials []pki.Serial) (_ *
 	if err := p.listening(ctx, "127.0.0.1:"+port); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
-	p.Figures = []Figure{{"start to first connection", round4(time.Since(start).Seconds()), "s"}}
 	return p, nil
 }
 
