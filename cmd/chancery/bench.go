@@ -63,6 +63,7 @@ type benchFlags struct {
 	data, readyFile, root, metr string
 	insecure                    bool
 	pids                        []int
+	figures                     []bench.Figure // of the run as a whole
 }
 
 // load adds the flags that shape the load, and those of the result.
@@ -391,92 +392,6 @@ func (f *benchFlags) loadSettings() map[string]string {
 
 // usageError makes err an error of the command line.
 func usageError(err error) error { return &exitError{code: exitUsage, err: err} }
-
-// benchOCSP is `chancery bench ocsp`.
-func benchOCSP(e env) *cobra.Command {
-	var f benchFlags
-	var certs, responder, method string
-	var limit int
-	var sha256, verify bool
-	cmd := &cobra.Command{
-		Use:   "ocsp",
-		Short: "Measure an OCSP responder",
-		Long: `Measure an OCSP responder: requests for one serial number each, in random
-order, over kept connections.
-
-What to ask is in --certs, a PEM file with certificates and their issuer, such
-as chancery bench issue --keep writes; the responder is the one that the first
-certificate names. Without --certs the serials come from the API of the
-chancery that runs in --data.`,
-		Example: `  chancery bench ocsp --clients 10,50
-  chancery bench ocsp --method POST --verify
-  chancery bench ocsp --certs certs.pem --url http://ocsp.example.com --label theirs`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			plan := f.plan()
-			if err := plan.Check(); err != nil {
-				return usageError(err)
-			}
-			ready, err := f.ready(cmd, certs == "")
-			if err != nil {
-				return err
-			}
-			probe, err := f.probe(ready)
-			if err != nil {
-				return err
-			}
-			cfg := bench.OCSPConfig{Method: strings.ToUpper(method), SHA256: sha256, Verify: verify}
-			if cfg.Transport, _, err = f.transport(e, ready); err != nil {
-				return err
-			}
-			if err := ocspTargets(cmd.Context(), &cfg, ready, certs, limit); err != nil {
-				return err
-			}
-			if responder != "" {
-				cfg.URL = responder
-			}
-			if cfg.URL == "" {
-				return usagef("the certificates name no responder; give --url")
-			}
-			b, err := bench.NewOCSP(cfg)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, b.Close()) }()
-			s := f.loadSettings()
-			s["responder"], s["method"], s["serials"] = cfg.URL, cfg.Method, strconv.Itoa(len(cfg.Serials))
-			return f.drive(cmd.Context(), e, probe, b.Workload(), s, dataOf(ready))
-		},
-	}
-	f.load(cmd, []int{1, 10, 50}, 3, 10*time.Second)
-	f.server(cmd)
-	fl := cmd.Flags()
-	fl.StringVar(&certs, "certs", "", "PEM `file` with the certificates to ask for, and their issuer")
-	fl.StringVar(&responder, "url", "", "`URL` of the responder (default: as the certificates say)")
-	fl.StringVar(&method, "method", "GET", "GET or POST")
-	fl.IntVar(&limit, "serials", 100000, "ask for at most so many `serials` from the API")
-	fl.BoolVar(&sha256, "sha256", false, "name the issuer by SHA-256 instead of SHA-1")
-	fl.BoolVar(&verify, "verify", false, "verify signature and serial of every answer; costs CPU of this program")
-	return cmd
-}
-
-// ocspTargets fills in what to ask for.
-func ocspTargets(ctx context.Context, cfg *bench.OCSPConfig, ready app.Ready, certs string, limit int) (err error) {
-	if certs != "" {
-		text, err := os.ReadFile(certs)
-		if err != nil {
-			return fmt.Errorf("read certificates: %w", err)
-		}
-		cfg.Issuer, cfg.Serials, cfg.URL, err = bench.OCSPTargets(text)
-		return err
-	}
-	token, err := readToken(ready.Token)
-	if err != nil {
-		return err
-	}
-	cfg.Issuer, cfg.Serials, cfg.URL, err = bench.ListOCSPTargets(ctx, &cfg.Transport, ready.API, token, limit)
-	return err
-}
 
 // readToken reads an API token from a file.
 func readToken(file string) (string, error) {

@@ -32,7 +32,7 @@ func (f *benchFlags) newReporter(e env, w bench.Workload, settings map[string]st
 	id := make([]byte, 8)
 	rand.Read(id)
 	rep := &reporter{e: e, f: f, bar: bench.NewBar(e.stderr, isTerminal(e.stderr) && e.getenv("TERM") != "dumb"), close: func() error { return nil }}
-	rep.run = bench.Run{Format: bench.Format, ID: hex.EncodeToString(id), Bench: w.Name, Unit: w.Unit, Label: f.label, Settings: settings,
+	rep.run = bench.Run{Format: bench.Format, ID: hex.EncodeToString(id), Bench: w.Name, Unit: w.Unit, Label: f.label, Settings: settings, Figures: f.figures,
 		Machine: bench.Fingerprint(e.build(), data, time.Now())}
 	switch f.json {
 	case "":

@@ -106,6 +106,10 @@ func locate(ctx context.Context, c *client.Client, ref string) (string, error) {
 	case len(found) == 1 && !more:
 		return found[0].ID, nil
 	case len(found) == 0:
+		// What was issued a moment ago is in the authority's books already.
+		if id, err := resolve(ctx, c, ref); err == nil {
+			return id, nil
+		}
 		return "", &exitError{code: exitFailed, err: fmt.Errorf("no certificate fits %q", query), next: "chancery certs list " + shellQuote(ref)}
 	}
 	var active []string
@@ -164,12 +168,19 @@ func knownFields(v *api.KnownDetail) []field {
 	}
 	if i := v.Issuance; i != nil {
 		fs = append(fs, field{"ca", i.CA}, field{"profile", i.Profile}, field{"issued_at", orNone(i.IssuedAt)}, field{"reason", i.RevokedReason},
-			field{"revoked_by", i.RevokedBy}, field{"account", i.Account}, field{"order", i.Order})
+			field{"revoked_by", i.RevokedBy}, field{"account", i.Account}, field{"order", i.Order}, field{"incident", i.Incident})
 		for _, e := range i.Evidence {
 			fs = append(fs, field{"evidence", fmt.Sprintf("%s %s %s %s", e.Name, e.Method, when(e.ValidatedAt), e.Reference)})
 		}
 		for _, e := range i.Events {
-			fs = append(fs, field{"event", fmt.Sprintf("%s %s by %s", when(e.At), e.Kind, e.Actor)})
+			text := fmt.Sprintf("%s %s by %s", when(e.At), e.Kind, e.Actor)
+			if strings.HasPrefix(e.Subject, "incident:") {
+				text += " (" + e.Subject + ")"
+			}
+			fs = append(fs, field{"event", text})
+		}
+		for _, f := range i.Findings {
+			fs = append(fs, field{"finding", fmt.Sprintf("%s: %s", f.Finding, f.Problem)})
 		}
 	}
 	return fs

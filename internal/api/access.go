@@ -14,6 +14,7 @@ type access struct {
 	need   token.Permission // token.Public = anybody, without a sign-in
 	feed   feed             // a GET whose answer changes only with this feed and the clock: ETag, 304, memory
 	secret bool             // its answer holds a secret, which is never kept
+	keyed  bool             // its handler honours Idempotency-Key itself, in the transaction of the change
 	scoped bool             // its handler holds what it changes against the caller's scope; otherwise only an unlimited caller may change anything
 }
 
@@ -64,6 +65,13 @@ var accessTable = map[string]access{
 	"download-certificate": viewer,
 	"revoke-certificate":   scoped,
 	"revoke-certificates":  operator,
+
+	"create-incident": {need: token.Operate, keyed: true},
+	"list-incidents":  viewer,
+	"get-incident":    viewer,
+	"cancel-incident": operator,
+	"list-findings":   viewer,
+	"get-checker":     viewer,
 
 	"list-authorities":       viewer,
 	"get-authority":          viewer,

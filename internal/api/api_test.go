@@ -226,9 +226,16 @@ func TestRevokeByQuery(t *testing.T) {
 		}
 		_, err = client.Post[api.Certificate](ctx, w.admin, "/certs/"+late.ID+"/revoke", map[string]any{})
 		check(t, err)
+		if len(w.told) != 1 || len(w.told[0]) != 1 || w.told[0][0].ID != late.ID || w.told[0][0].RevokedAt.IsZero() {
+			t.Errorf("of one revocation the status service heard %+v", w.told)
+		}
+		changes := w.changes.get()
 		done, err := client.Post[api.Revocation](ctx, w.admin, "/certs/revoke", body)
-		if err != nil || done.Revoked != 12 || done.Left != 0 || len(done.Failed) != 0 {
+		if err != nil || done.Revoked != 12 || done.Left != 0 || done.Problem != "" {
 			t.Fatal(done, err)
+		}
+		if len(w.told) != 2 || len(w.told[1]) != 12 || w.changes.get() != changes+1 {
+			t.Errorf("of twelve it heard %d times, and was woken %d times", len(w.told)-1, w.changes.get()-changes)
 		}
 		left, _, err := client.List[api.Certificate](ctx, w.viewer, "/issued", url.Values{"q": {"status:issued profile:tls"}}, 0)
 		if err != nil || len(left) != 1 || left[0].ID != keep.ID {

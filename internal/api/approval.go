@@ -87,13 +87,16 @@ func scanRemembered(r *db.Row) remembered {
 // before somebody else agrees.
 func (s *Server) change(w http.ResponseWriter, r *http.Request, rt route, handle func(http.ResponseWriter)) {
 	key, held := r.Header.Get(keyHeader), slices.Contains(s.cfg.Approval.Operations, rt.op.OperationID)
+	if rt.access.keyed {
+		key = ""
+	}
 	if key == "" && !held {
 		handle(w)
 		return
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err == nil && len(body) > maxBody {
-		err = fault.New(fault.TooLarge, "the body is larger than %d bytes", maxBody)
+	body, err := io.ReadAll(io.LimitReader(r.Body, rt.op.MaxBodyBytes+1))
+	if err == nil && int64(len(body)) > rt.op.MaxBodyBytes {
+		err = fault.New(fault.TooLarge, "the body is larger than %d bytes", rt.op.MaxBodyBytes)
 	}
 	if err != nil {
 		s.refuse(w, r, rt.op, err)
@@ -435,6 +438,7 @@ func (s *Server) perform(ctx context.Context, m *remembered) {
 			rec.status = http.StatusInternalServerError
 		} else {
 			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set(keyHeader, "approval-"+m.ID)
 			for name, v := range values {
 				r.SetPathValue(name, v)
 			}

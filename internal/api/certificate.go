@@ -45,8 +45,11 @@ type CertificateDetail struct {
 	Issuer      string     `json:"issuer,omitempty"`
 	ARI         string     `json:"ari,omitempty" doc:"Certificate id of RFC 9773"`
 	Chain       string     `json:"chain,omitempty" doc:"PEM: the certificate and what its server sends with it"`
+	Incident    string     `json:"incident,omitempty" doc:"Id of the incident that it belongs to"`
 	Evidence    []Evidence `json:"evidence" nullable:"false" doc:"Why each name was certified"`
-	Events      []Event    `json:"events" nullable:"false" doc:"The first 1000 journal entries about it, oldest first"`
+	Events      []Event    `json:"events" nullable:"false" doc:"The first 1000 journal entries about it and those of its incident that concern it, oldest first"`
+
+	Findings []CertificateFinding `json:"findings" nullable:"false" doc:"What the background checker found wrong with it"`
 }
 
 // Evidence is why one name was certified.
@@ -135,15 +138,30 @@ func (s *Server) issuedDetail(ctx context.Context, c *ca.Certificate) (Certifica
 			return v, err
 		}
 	}
-	records, err := audit.BySubject(ctx, s.cfg.DB.Read(), "certificate:"+c.ID, "", 1000)
-	if err != nil {
+	if err := s.remember(ctx, c, &v); err != nil {
 		return v, err
 	}
-	v.Events = make([]Event, len(records))
+	return v, nil
+}
+
+// remember adds what happened to c, and what the checker found.
+func (s *Server) remember(ctx context.Context, c *ca.Certificate, v *CertificateDetail) error {
+	records, err := ca.History(ctx, s.cfg.DB.Read(), c)
+	if err != nil {
+		return err
+	}
+	found, err := ca.FindingsOf(ctx, s.cfg.DB.Read(), c.ID)
+	if err != nil {
+		return err
+	}
+	v.Incident, v.Events, v.Findings = c.IncidentID, make([]Event, len(records)), make([]CertificateFinding, len(found))
 	for i := range records {
 		v.Events[i] = viewEvent(&records[i])
 	}
-	return v, nil
+	for i := range found {
+		v.Findings[i] = viewFinding(&found[i])
+	}
+	return nil
 }
 
 // describe adds what the certificate itself says.

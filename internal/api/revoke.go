@@ -2,16 +2,12 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"golang.org/x/sync/errgroup"
 
 	"chancery/internal/ca"
 	"chancery/internal/fault"
@@ -25,9 +21,6 @@ const (
 	// maxBulk is how many certificates one call may revoke. A query that fits
 	// more is refused before anything is done.
 	maxBulk = 10000
-	// bulkWorkers is how many revocations wait for a commit together; the
-	// database shares one among them.
-	bulkWorkers = 64
 	// planSample is how many certificates a plan shows.
 	planSample = 20
 	// bulkTime leaves the answer a chance before the connection's time is up.
@@ -40,7 +33,7 @@ func (s *Server) revocations() {
 		Summary: "Revoke one certificate, for ever"}, s.revokeCertificate)
 	register(s, huma.Operation{OperationID: "revoke-certificates", Method: http.MethodPost, Path: "/certs/revoke", Tags: tag,
 		Summary:     "Plan or do the revocation of every issued certificate that fits a query",
-		Description: "Call it with dry_run first; then again with the plan that it returned, so that exactly those certificates are revoked. More than 10 need confirm, more than 10000 are refused."}, s.revokeCertificates)
+		Description: "Call it with dry_run first; then again with the plan that it returned, so that exactly those certificates are revoked. More than 10 need confirm, more than 10000 are refused: make an incident of those."}, s.revokeCertificates)
 }
 
 // reasonText says which reasons there are.
@@ -82,7 +75,8 @@ func (s *Server) revokeCertificate(ctx context.Context, in *revokeInput) (*bodyO
 	if err != nil {
 		return nil, err
 	}
-	s.changed()
+	s.revoked(ca.Changed{ID: c.ID, AuthorityID: c.AuthorityID, Serial: c.Serial, Shard: c.Shard, IssuedAt: c.IssuedAt, NotAfter: c.NotAfter,
+		RevokedAt: c.RevokedAt, Reason: c.Reason})
 	return &bodyOf[Certificate]{viewCertificate(c, now())}, nil
 }
 
@@ -96,6 +90,14 @@ func (s *Server) mayTouch(ctx context.Context, id string) error {
 		return err
 	}
 	return within(ctx, "", c.CA, c.Profile)
+}
+
+// revoked tells the rest of the process about new revocations.
+func (s *Server) revoked(done ...ca.Changed) {
+	if s.cfg.Revoked != nil && len(done) > 0 {
+		s.cfg.Revoked(done)
+	}
+	s.changed()
 }
 
 type bulkRevokeInput struct {
@@ -116,14 +118,8 @@ type Revocation struct {
 	DryRun  bool          `json:"dry_run"`
 	Revoked int           `json:"revoked"`
 	Already int           `json:"already" doc:"Revoked by somebody else meanwhile"`
-	Failed  []Failure     `json:"failed" nullable:"false" doc:"The first 100 that could not be revoked; the same call again takes up what is left"`
-	Left    int           `json:"left" doc:"Not revoked, because of failures or because the time of one call was up"`
-}
-
-// Failure is one part of a bulk action that did not work.
-type Failure struct {
-	ID     string `json:"id"`
-	Detail string `json:"detail"`
+	Left    int           `json:"left" doc:"Not revoked yet; the same call again takes them up"`
+	Problem string        `json:"problem,omitempty" doc:"Why some are left"`
 }
 
 func (s *Server) revokeCertificates(ctx context.Context, in *bulkRevokeInput) (*bodyOf[Revocation], error) {
@@ -135,7 +131,7 @@ func (s *Server) revokeCertificates(ctx context.Context, in *bulkRevokeInput) (*
 	if err != nil {
 		return nil, err
 	}
-	out := Revocation{Plan: planOf(found), Matched: len(found), DryRun: in.Body.DryRun, Sample: []Certificate{}, Failed: []Failure{}}
+	out := Revocation{Plan: ca.DigestOf(found), Matched: len(found), DryRun: in.Body.DryRun, Sample: []Certificate{}}
 	for i := range found[:min(len(found), planSample)] {
 		out.Sample = append(out.Sample, viewCertificate(&found[i], now()))
 	}
@@ -149,7 +145,6 @@ func (s *Server) revokeCertificates(ctx context.Context, in *bulkRevokeInput) (*
 		return nil, fault.New(fault.Precondition, "this revokes %d certificates, more than %d; look at the plan with dry_run, then send confirm", len(found), confirmAbove)
 	}
 	s.revokeAll(ctx, found, reason, &out)
-	s.changed()
 	return &bodyOf[Revocation]{out}, nil
 }
 
@@ -172,7 +167,7 @@ func (s *Server) revocable(ctx context.Context, text string) ([]ca.Certificate, 
 			}
 		}
 		if len(found) > maxBulk {
-			return nil, fault.New(fault.Precondition, "more than %d certificates fit; narrow the query (by ca:, profile: or issued:) and revoke in parts", maxBulk)
+			return nil, fault.New(fault.Precondition, "more than %d certificates fit; make it an incident (POST /incidents, or certs revoke --incident), or narrow the query by ca:, profile: or issued:", maxBulk)
 		}
 		if after = page.Next; after == "" {
 			return found, nil
@@ -180,50 +175,26 @@ func (s *Server) revocable(ctx context.Context, text string) ([]ca.Certificate, 
 	}
 }
 
-// planOf names a set of certificates, in whatever order they were found.
-func planOf(found []ca.Certificate) string {
-	var sum [sha256.Size]byte
-	for i := range found {
-		for j, b := range sha256.Sum256([]byte(found[i].ID)) {
-			sum[j] ^= b
-		}
-	}
-	total := sha256.Sum256(append(sum[:], strconv.Itoa(len(found))...))
-	return hex.EncodeToString(total[:16])
-}
-
-// revokeAll revokes what was found and counts the outcomes.
+// revokeAll revokes what was found, in the journal's batches, and wakes whoever
+// must know once.
 func (s *Server) revokeAll(ctx context.Context, found []ca.Certificate, reason pki.Reason, out *Revocation) {
 	ctx, cancel := context.WithTimeout(ctx, bulkTime)
 	defer cancel()
-	actor := actorOf(ctx)
-	var mu sync.Mutex // guards out
-	var g errgroup.Group
-	g.SetLimit(bulkWorkers)
+	ids := make([]string, len(found))
 	for i := range found {
-		if ctx.Err() != nil {
-			break
-		}
-		g.Go(func() error {
-			_, err := s.cfg.CA.Revoke(ctx, ca.Revocation{CertificateID: found[i].ID, Reason: reason, Actor: actor})
-			mu.Lock()
-			defer mu.Unlock()
-			out.count(found[i].ID, err)
-			return nil
-		})
+		ids[i] = found[i].ID
 	}
-	_ = g.Wait() // the functions count their errors
-	out.Left = out.Matched - out.Revoked - out.Already
-}
-
-// count adds the outcome of one revocation.
-func (r *Revocation) count(id string, err error) {
-	switch {
-	case err == nil:
-		r.Revoked++
-	case fault.Is(err, fault.AlreadyRevoked):
-		r.Already++
-	case len(r.Failed) < 100:
-		r.Failed = append(r.Failed, Failure{ID: id, Detail: fault.As(err).Detail})
+	done, err := s.cfg.CA.RevokeMany(ctx, ids, ca.Revocation{Reason: reason, Actor: actorOf(ctx)})
+	s.revoked(done...)
+	out.Revoked = len(done)
+	if err == nil { // every chunk was looked at: what is missing was revoked before
+		out.Already = len(found) - len(done)
+		return
+	}
+	out.Left = len(found) - len(done)
+	out.Problem = "the time of one call was up"
+	if ctx.Err() == nil {
+		s.log.ErrorContext(ctx, "bulk revocation not finished", "revoked", out.Revoked, "left", out.Left, "error", err)
+		out.Problem = fault.As(err).Detail
 	}
 }

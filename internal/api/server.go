@@ -47,6 +47,10 @@ type Config struct {
 	// Secrets seals what is stored encrypted: external account binding keys.
 	Secrets *keys.Sealer
 
+	// Revoked, if set, is called after an operation revoked certificates, so
+	// that this process says so at once; others follow the journal.
+	Revoked func([]ca.Changed)
+
 	// Build says which program answers.
 	Build obs.Build
 
@@ -62,8 +66,8 @@ type Config struct {
 	// Approval says which operations need a second person.
 	Approval Approval
 
-	// Changed, if set, is called after an operation changed what is served
-	// elsewhere (revocations, authorities), so that caches can be refreshed
+	// Changed, if set, is called after an operation changed what is served or
+	// worked on elsewhere (revocations, incidents, authorities), so that caches can be refreshed
 	// before their next tick. It must not block.
 	Changed func()
 
@@ -135,6 +139,8 @@ func (s *Server) registerAll() {
 	s.inventoryOperations()
 	s.certificates()
 	s.revocations()
+	s.incidents()
+	s.findings()
 	s.authorities()
 	s.profiles()
 	s.acme()
@@ -192,7 +198,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 
 // register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
-	op.Path, op.MaxBodyBytes = Prefix+op.Path, cmp.Or(largeBodies[op.OperationID], maxBody)
+	op.Path, op.MaxBodyBytes = Prefix+op.Path, cmp.Or(op.MaxBodyBytes, largeBodies[op.OperationID], maxBody)
 	op.Responses = s.errorResponse()
 	if need := accessTable[op.OperationID].need; need != token.Public {
 		op.Security = []map[string][]string{{"bearer": {}}, {"session": {}}}

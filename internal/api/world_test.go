@@ -49,6 +49,7 @@ type world struct {
 	secrets []string // must never be logged
 	queries *counter
 	changes *counter
+	told    [][]ca.Changed // revocations, as the status service hears of them
 }
 
 // counter counts from several goroutines.
@@ -119,6 +120,7 @@ func newWorld(t testing.TB, url string, change ...func(*api.Config)) *world {
 
 	log := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg := api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log,
+		Revoked:  func(c []ca.Changed) { w.told = append(w.told, c) },
 		Sessions: token.NewSessions(w.db, 12*time.Hour, time.Hour)}
 	for _, f := range change {
 		f(&cfg)

@@ -95,12 +95,12 @@ func (a *App) redeemer() func(context.Context, uint32, string) (bool, error) {
 
 // wakes are the channels that start a tick early.
 type wakes struct {
-	sequence, reload, limits, follow chan struct{}
+	sequence, reload, limits, follow, incidents chan struct{}
 }
 
 func newWakes() wakes {
 	one := func() chan struct{} { return make(chan struct{}, 1) }
-	return wakes{one(), one(), one(), one()}
+	return wakes{one(), one(), one(), one(), one()}
 }
 
 // attend answers and listens on the bus until ctx ends. What it misses, the
@@ -126,6 +126,7 @@ func (a *App) attend(ctx context.Context) {
 		a.status.Wake()
 		loop.Nudge(a.wake.reload)
 		loop.Nudge(a.wake.limits)
+		loop.Nudge(a.wake.incidents)
 	}))
 }
 
@@ -134,6 +135,7 @@ func (a *App) attend(ctx context.Context) {
 func (a *App) changed() {
 	a.status.Wake()
 	loop.Nudge(a.wake.sequence)
+	loop.Nudge(a.wake.incidents)
 	if a.bus != nil {
 		a.bus.Notify(hintChanged, nil)
 	}

@@ -65,5 +65,5 @@ func (a *App) incidents(ctx context.Context) (loop.Count, error) {
 // statusLoops are the loops around revocation.
 func (a *App) statusLoops() []loop.Every {
 	return append(a.status.Loops(), a.checker.Loop(),
-		loop.Every{Name: "ca.incident", Interval: time.Second, Timeout: time.Minute, Tick: a.incidents, Log: a.log, Metrics: a.loops})
+		loop.Every{Name: "ca.incident", Interval: time.Second, Timeout: time.Minute, Wake: a.wake.incidents, Tick: a.incidents, Log: a.log, Metrics: a.loops})
 }

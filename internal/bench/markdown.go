@@ -31,6 +31,9 @@ func (r *Run) markdown(b *strings.Builder) {
 	if s := r.settings(); s != "" {
 		fmt.Fprintf(b, " Settings: %s.", escape(s))
 	}
+	if s := r.figures(); s != "" {
+		fmt.Fprintf(b, " Measured: %s.", escape(s))
+	}
 	b.WriteString("\n\n")
 	r.scaling().markdown(b)
 	if g, ok := r.phases(); ok {

@@ -48,13 +48,16 @@ type Usage struct {
 	PeakSince string  `json:"server_peak_since,omitzero"` // "round" or "start" of the process
 	Mallocs   float64 `json:"server_mallocs,omitzero"`
 	Allocated float64 `json:"server_alloc_bytes,omitzero"`
+
+	Statements *float64 `json:"server_statements,omitempty"` // of SQL; nil: not known
 }
 
 // reading is the state at one instant.
 type reading struct {
 	client, server, busy, capacity time.Duration
 	mallocs, allocated             float64
-	fresh                          bool // the peak was reset at this instant
+	statements                     float64 // negative: not known
+	fresh                          bool    // the peak was reset at this instant
 }
 
 // Check fails when a process that is to be watched does not exist.
@@ -85,7 +88,7 @@ func (p *Probe) path(pid int, name string) string {
 // cost is not the server's CPU of the window.
 func (p *Probe) begin(ctx context.Context) reading {
 	var r reading
-	r.mallocs, r.allocated = p.allocations(ctx)
+	p.counters(ctx, &r)
 	r.fresh = len(p.PIDs) > 0
 	for _, pid := range p.PIDs {
 		// 5 resets the high-water mark; only the owner of a process may.
@@ -112,8 +115,11 @@ func (p *Probe) end(ctx context.Context, from reading) Usage {
 			u.PeakSince = "round"
 		}
 	}
-	if to.mallocs, to.allocated = p.allocations(ctx); from.mallocs > 0 && to.mallocs >= from.mallocs {
+	if p.counters(ctx, &to); from.mallocs > 0 && to.mallocs >= from.mallocs {
 		u.Mallocs, u.Allocated = to.mallocs-from.mallocs, to.allocated-from.allocated
+	}
+	if n := to.statements - from.statements; from.statements >= 0 && n >= 0 {
+		u.Statements = &n
 	}
 	return u
 }
@@ -252,8 +258,13 @@ func watched(all map[int]process, pid int, roots []int) bool {
 	return false
 }
 
-// peak is the sum of the peak resident sizes of the watched processes.
-func (p *Probe) peak() int64 {
+// peak is the sum of the peak resident sizes of the watched processes, resident
+// that of their present ones.
+func (p *Probe) peak() int64     { return p.memory("VmHWM:") }
+func (p *Probe) resident() int64 { return p.memory("VmRSS:") }
+
+// memory adds up a line of /proc/PID/status, in bytes.
+func (p *Probe) memory(name string) int64 {
 	sum := int64(0)
 	for _, pid := range p.PIDs {
 		text, err := os.ReadFile(p.path(pid, "status"))
@@ -261,7 +272,7 @@ func (p *Probe) peak() int64 {
 			return 0
 		}
 		for line := range strings.Lines(string(text)) {
-			if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			if v, ok := strings.CutPrefix(line, name); ok {
 				kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(v), "kB")), 10, 64)
 				if err != nil {
 					return 0
@@ -273,21 +284,37 @@ func (p *Probe) peak() int64 {
 	return sum
 }
 
-// allocations reads two counters of the Go runtime from the server's metrics.
-func (p *Probe) allocations(ctx context.Context) (mallocs, allocated float64) {
+// counters reads what the server counts itself: allocations of the Go runtime
+// and statements of SQL.
+func (p *Probe) counters(ctx context.Context, r *reading) {
+	r.statements = -1
 	if p.MetricsURL == "" {
-		return 0, 0
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	m, err := fetchMetrics(ctx, p.MetricsURL, "go_memstats_mallocs_total", "go_memstats_alloc_bytes_total")
+	m, err := fetchMetrics(ctx, p.MetricsURL, "go_memstats_mallocs_total", "go_memstats_alloc_bytes_total", statementCount)
 	if err != nil {
-		return 0, 0
+		return
 	}
-	return m["go_memstats_mallocs_total"], m["go_memstats_alloc_bytes_total"]
+	r.mallocs, r.allocated = m["go_memstats_mallocs_total"], m["go_memstats_alloc_bytes_total"]
+	if n, ok := m[statementCount]; ok {
+		r.statements = n
+	}
 }
 
-// fetchMetrics returns series without labels from a page of metrics.
+// statementCount is the series of every statement that a chancery runs; the
+// label is its name.
+const statementCount = "database_query_duration_seconds_count"
+
+// statements returns how many statements a chancery has run.
+func statements(ctx context.Context, url string) (float64, error) {
+	m, err := fetchMetrics(ctx, url, statementCount)
+	return m[statementCount], err
+}
+
+// fetchMetrics returns series from a page of metrics, by their names with labels;
+// a name without labels stands for the sum of all its series.
 func fetchMetrics(ctx context.Context, url string, names ...string) (map[string]float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -308,12 +335,19 @@ func readMetrics(r io.Reader, names []string) (map[string]float64, error) {
 	out := map[string]float64{}
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		if !slices.Contains(names, name) {
+		line := lines.Text()
+		at := strings.LastIndexByte(line, ' ') + 1 // labels may hold spaces
+		if line == "" || line[0] == '#' || at == 0 {
 			continue
 		}
-		if v, err := strconv.ParseFloat(value, 64); err == nil {
-			out[name] = v
+		name := line[:at-1]
+		if !slices.Contains(names, name) {
+			if name, _, _ = strings.Cut(name, "{"); !slices.Contains(names, name) {
+				continue
+			}
+		}
+		if v, err := strconv.ParseFloat(line[at:], 64); err == nil {
+			out[name] += v
 		}
 	}
 	return out, lines.Err()

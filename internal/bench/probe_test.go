@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -96,8 +97,44 @@ func TestUsageIsADifference(t *testing.T) {
 	if u.ServerCPU != 400e3 || u.Mallocs != 500 || u.Allocated != 2e6 || u.PeakRSS != 10<<10 || u.PeakSince != "round" {
 		t.Errorf("%+v", u)
 	}
+	if u.Statements != nil {
+		t.Errorf("%v statements of a server that counts none", *u.Statements)
+	}
 	if u.Others < .29 || u.Others > .3 { // half busy, of it 4/10 the server, a trace the test
 		t.Errorf("others %v", u.Others)
+	}
+}
+
+// Statements are summed over their names; a table shows them in a second, and
+// what belongs to the run as a whole stands above it.
+func TestStatementsAreCounted(t *testing.T) {
+	const series = `database_query_duration_seconds_count{query_type="%s"} %d` + "\n"
+	page := fmt.Sprintf("# TYPE x histogram\n"+series+series+`database_query_duration_seconds_bucket{query_type="a",le="0.1 "} 999`+"\n", "a", 5, "b c", 7)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(page)) }))
+	t.Cleanup(srv.Close)
+	if n, err := statements(t.Context(), srv.URL); err != nil || n != 12 {
+		t.Errorf("%v statements, %v", n, err)
+	}
+	p := &Probe{MetricsURL: srv.URL, proc: t.TempDir()}
+	from := p.begin(t.Context())
+	page = fmt.Sprintf(series+series, "a", 25, "b c", 7)
+	u := p.end(t.Context(), from)
+	if u.Statements == nil || *u.Statements != 20 {
+		t.Fatalf("%+v", u)
+	}
+	tot := newTotals(0)
+	tot.rounds = []Round{{Seconds: 4}}
+	tot.add(100, u)
+	w := Workload{Name: "ocsp", Unit: "answers"}
+	run := Run{Bench: w.Name, Unit: w.Unit, Points: []Point{tot.point(&w, 1, 0)}, Figures: []Figure{{"memory per serial", 118.2, "B of heap"}, {"serials", 1e6, ""}}}
+	var text, mark bytes.Buffer
+	if err := errors.Join(run.WriteText(&text), WriteMarkdown(&mark, []Run{run})); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{text.String(), mark.String()} {
+		if !strings.Contains(out, "memory per serial 118 B of heap, serials 1000000") || !strings.Contains(out, "SQL/s") || !strings.Contains(out, "5.00") {
+			t.Errorf("%s", out)
+		}
 	}
 }
 

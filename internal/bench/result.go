@@ -26,7 +26,15 @@ type Run struct {
 	Unit     string            `json:"unit"`  // plural of what one operation is: "issuances"
 	Settings map[string]string `json:"settings,omitempty"`
 	Machine  Machine           `json:"machine"`
+	Figures  []Figure          `json:"figures,omitempty"` // of the run as a whole
 	Points   []Point           `json:"points"`
+}
+
+// Figure is a result that belongs to a run as a whole.
+type Figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit,omitzero"`
 }
 
 // Point is the measurement at one number of clients.
@@ -51,6 +59,7 @@ type Point struct {
 	PeakRSS   int64   `json:"server_peak_rss,omitzero"`
 	Mallocs   float64 `json:"server_mallocs_per_op,omitzero"`
 	Allocated float64 `json:"server_alloc_bytes_per_op,omitzero"`
+	SQL       *Spread `json:"server_sql_per_second,omitempty"` // statements that the server ran, for whatever reason
 
 	Rounds []Round `json:"rounds,omitempty"`
 }

@@ -51,6 +51,7 @@ func scalingColumns(unit string) []column {
 		{"peak MB", func(p *Point) string { return orDash(float64(p.PeakRSS) / 1e6) }, anyPoint(func(p *Point) bool { return p.PeakRSS > 0 })},
 		{"allocs", func(p *Point) string { return orDash(p.Mallocs) }, anyPoint(func(p *Point) bool { return p.Mallocs > 0 })},
 		{"alloc KB", func(p *Point) string { return orDash(p.Allocated / 1e3) }, anyPoint(func(p *Point) bool { return p.Allocated > 0 })},
+		{"SQL/s", sqlCell, anyPoint(func(p *Point) bool { return p.SQL != nil })},
 		{"requests", ms(func(p *Point) float64 { return p.Requests }), anyPoint(func(p *Point) bool { return p.Requests > 0 && p.Requests != 1 })},
 		{"measured", func(p *Point) string { return strconv.FormatInt(p.Latency.Count, 10) }, nil},
 		{"errors", func(p *Point) string { return strconv.FormatInt(p.failed(), 10) }, nil},
@@ -80,6 +81,14 @@ func serverCPUCell(p *Point) string {
 		return "-"
 	}
 	return number(p.ServerCPU.Median)
+}
+
+// sqlCell is "-" where the server does not count statements.
+func sqlCell(p *Point) string {
+	if p.SQL == nil {
+		return "-"
+	}
+	return number(p.SQL.Median)
 }
 
 // orDash prints what one point may lack and others have.
@@ -175,11 +184,23 @@ func (r *Run) settings() string {
 	return strings.Join(names, ", ")
 }
 
+// figures returns what belongs to the run as a whole, as "name value unit".
+func (r *Run) figures() string {
+	parts := make([]string, len(r.Figures))
+	for i, f := range r.Figures {
+		parts[i] = strings.TrimSpace(f.Name + " " + number(f.Value) + " " + f.Unit)
+	}
+	return strings.Join(parts, ", ")
+}
+
 // WriteText writes the report for a terminal.
 func (r *Run) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%s\n", r.Title(), r.Machine.Where())
 	if s := r.settings(); s != "" {
+		fmt.Fprintln(&b, s)
+	}
+	if s := r.figures(); s != "" {
 		fmt.Fprintln(&b, s)
 	}
 	b.WriteByte('\n')

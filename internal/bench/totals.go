@@ -78,10 +78,13 @@ func (t *totals) point(w *Workload, clients int, rate float64) Point {
 // addUsage puts what the rounds used into p, per operation. Rounds without an
 // operation say nothing.
 func (t *totals) addUsage(p *Point) {
-	var client, server, others, mallocs, allocated []float64
-	for _, u := range t.usages {
+	var client, server, others, mallocs, allocated, sql []float64
+	for i, u := range t.usages {
 		others = append(others, u.Others)
 		p.PeakRSS = max(p.PeakRSS, u.PeakRSS)
+		if u.Statements != nil && i < len(t.rounds) && t.rounds[i].Seconds > 0 {
+			sql = append(sql, *u.Statements/t.rounds[i].Seconds)
+		}
 		if u.ops == 0 {
 			continue
 		}
@@ -98,6 +101,10 @@ func (t *totals) addUsage(p *Point) {
 	if len(server) > 0 {
 		s := spread(server)
 		p.ServerCPU = &s
+	}
+	if len(sql) > 0 {
+		s := spread(sql)
+		p.SQL = &s
 	}
 	p.Mallocs, p.Allocated = spread(mallocs).Median, spread(allocated).Median
 }

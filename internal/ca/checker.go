@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	zx509 "github.com/zmap/zcrypto/x509"
@@ -76,8 +77,16 @@ type judgement struct {
 	report func(Finding)
 }
 
+// maxProblem bounds what is said about one finding, in bytes: a certificate may
+// have a hundred names.
+const maxProblem = 800
+
 func (j *judgement) bad(kind, format string, args ...any) {
-	j.report(Finding{kind, "certificate:" + j.c.ID, fmt.Sprintf(format, args...)})
+	text := fmt.Sprintf(format, args...)
+	if len(text) > maxProblem {
+		text = strings.ToValidUTF8(text[:maxProblem], "") + "..."
+	}
+	j.report(Finding{kind, "certificate:" + j.c.ID, text})
 }
 
 func (j *judgement) signature(a *Authority) {
@@ -223,6 +232,11 @@ func scanFound(r *db.Row) Found {
 // first), ordered by certificate.
 func Findings(ctx context.Context, q db.Q, after Found, limit int) ([]Found, error) {
 	return db.List(ctx, q, qFindings, scanFound, after.CertificateID, after.Invariant, after.Problem, limit)
+}
+
+// FindingsOf returns what is wrong with one certificate.
+func FindingsOf(ctx context.Context, q db.Q, id string) ([]Found, error) {
+	return db.List(ctx, q, qFindingsOf, scanFound, []string{id})
 }
 
 // examine judges a page of certificates and returns a function that stores the

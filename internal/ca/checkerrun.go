@@ -83,8 +83,22 @@ var (
 	qClaimWalk  = db.SQL("ca.claim_walk", `UPDATE checker SET due_at = $3 WHERE name = $1 AND due_at <= $2 RETURNING position, checked, started_at`)
 	qMoveWalk   = db.SQL("ca.move_walk", `UPDATE checker SET position = $3, checked = $4, started_at = $5, due_at = $6,
 		finished_at = COALESCE($7::bigint, finished_at) WHERE name = $1 AND position = $2`)
+	qWalks  = db.SQL("ca.list_walks", `SELECT name, checked, started_at, finished_at FROM checker ORDER BY name`, db.Scan("two rows"))
 	qLastID = db.SQL("ca.get_last_id", `SELECT id FROM certificate ORDER BY id DESC LIMIT 1`)
 )
+
+// Look is how far one walk of the background checker is.
+type Look struct {
+	Name       string    // "new": what was issued lately, once; "all": everything, again and again
+	Checked    int64     // certificates, in the walk that is under way
+	StartedAt  time.Time // of that walk; in the future: the next one waits until then
+	FinishedAt time.Time // end of the last whole walk; zero: none yet
+}
+
+// Looks returns the walks of the checker. There are none before it first ran.
+func Looks(ctx context.Context, q db.Q) ([]Look, error) {
+	return db.List(ctx, q, qWalks, func(r *db.Row) Look { return Look{r.Text(), r.Int64(), r.Time(), r.Time()} })
+}
 
 var errWalked = errors.New("another replica has moved the checker")
 

@@ -79,15 +79,22 @@ type IncidentSpec struct {
 	BlockKeys      bool
 	RevokeAt       time.Time // not after now: at once
 	Actor          string
+
+	// RequestKey makes the request repeatable: a second one with the same key
+	// returns the incident of the first, or a conflict fault when RequestHash,
+	// which stands for all that was asked, differs. "": each makes an incident.
+	RequestKey, RequestHash string
 }
 
 // Bounds of an IncidentSpec.
 const (
 	maxIncidentName = 200
 	maxIncidentList = 200_000
+	maxRequestKey   = 256
 )
 
-func (spec *IncidentSpec) check(now time.Time) error {
+// Check returns a fault when spec makes no sense.
+func (spec *IncidentSpec) Check(now time.Time) error {
 	if spec.Name == "" || len(spec.Name) > maxIncidentName {
 		return fault.New(fault.Invalid, "an incident needs a name of at most %d characters", maxIncidentName)
 	}
@@ -96,6 +103,9 @@ func (spec *IncidentSpec) check(now time.Time) error {
 	}
 	if _, err := CheckReason(int(spec.Reason)); err != nil {
 		return err
+	}
+	if len(spec.RequestKey) > maxRequestKey {
+		return fault.New(fault.Invalid, "the key of a request has at most %d characters", maxRequestKey)
 	}
 	if spec.BlockKeys && spec.Reason != pki.KeyCompromise {
 		return fault.New(fault.Invalid, "keys are blocked with the reason keyCompromise only")
@@ -121,80 +131,18 @@ func (sel *Selection) query(now time.Time) (Query, error) {
 	return ParseQuery(sel.Query, now)
 }
 
-// IncidentPlan is what an incident would do.
-type IncidentPlan struct {
-	Matched int           // issued, unexpired, unrevoked certificates that fit
-	Sample  []Certificate // the first 20 of them, as Find returns them
-}
-
-// planSample is how many certificates a plan shows.
-const planSample = 20
-
-// PlanIncident counts what a selection stands for now. It reads everything that
-// may fit, one bounded page after the other: a query that no index serves takes
-// seconds for each million certificates.
-func PlanIncident(ctx context.Context, q db.Q, sel Selection, now time.Time) (IncidentPlan, error) {
-	var plan IncidentPlan
-	for at := ""; ; {
-		page, next, err := sel.page(ctx, q, at, now, now)
-		if err != nil {
-			return plan, err
-		}
-		plan.Matched += len(page)
-		plan.Sample = append(plan.Sample, page[:min(len(page), planSample-len(plan.Sample))]...)
-		if at = next; at == "" {
-			return plan, nil
-		}
-	}
-}
-
-// page returns some certificates of a selection that can be revoked, and the
-// position behind them, "" at the end. Relative times in the query count from
-// frozen.
-func (sel *Selection) page(ctx context.Context, q db.Q, at string, frozen, now time.Time) (found []Certificate, next string, err error) {
-	query, err := sel.query(frozen)
-	if err != nil {
-		return nil, "", err
-	}
-	var page Page
-	if len(sel.Certificates) > 0 {
-		page, err = sel.listed(ctx, q, at)
-	} else {
-		page, err = Find(ctx, q, query, at, revokeChunk)
-	}
-	found = slices.DeleteFunc(page.Certificates, func(c Certificate) bool {
-		return c.Status(now) != StatusIssued || c.CreatedAt.After(frozen)
-	})
-	return found, page.Next, err
-}
-
-var qListIDs = db.SQL("ca.list_by_ids", `SELECT `+listColumns+` FROM certificate WHERE id = ANY($1::text[])`)
-
-// listed is one page of a list; the position is the last id before it.
-func (sel *Selection) listed(ctx context.Context, q db.Q, at string) (page Page, err error) {
-	ids := sel.Certificates
-	if i := slices.Index(ids, at); i >= 0 {
-		ids = ids[i+1:]
-	}
-	if len(ids) > revokeChunk {
-		ids = ids[:revokeChunk]
-		page.Next = ids[revokeChunk-1]
-	}
-	page.Certificates, err = db.List(ctx, q, qListIDs, scanListed, ids)
-	return page, err
-}
-
 const incidentColumns = `id, name, explanation_url, selection, reason, block_keys, state, actor, created_at, revoke_at, finished_at, pass_at,
 	position, marked, revoked, skipped, lease_token`
 
 var (
 	qInsertIncident = db.SQL("ca.insert_incident", `INSERT INTO incident (id, name, explanation_url, selection, reason, block_keys, state, actor,
-		created_at, revoke_at, position, marked, revoked, skipped, due_at, lease_token)
-		VALUES ($1, $2, $3, $4, $5, $6, 'marking', $7, $8, $9, '', 0, 0, 0, $8, '')`)
+		created_at, revoke_at, position, marked, revoked, skipped, due_at, lease_token, request_key, request_hash)
+		VALUES ($1, $2, $3, $4, $5, $6, 'marking', $7, $8, $9, '', 0, 0, 0, $8, '', $10, $11) ON CONFLICT DO NOTHING`)
+	qRequested = db.SQL("ca.get_requested_incident", `SELECT request_hash, `+incidentColumns+` FROM incident WHERE request_key = $1`)
 	qIncident  = db.SQL("ca.get_incident", `SELECT `+incidentColumns+` FROM incident WHERE id = $1`)
 	qIncidents = db.SQL("ca.list_incidents", `SELECT `+incidentColumns+` FROM incident WHERE id < $1 ORDER BY id DESC LIMIT $2`)
 	qCancel    = db.SQL("ca.cancel_incident", `UPDATE incident SET state = 'cancelled', finished_at = $2, lease_token = ''
-		WHERE id = $1 AND state IN ('marking', 'waiting')`)
+		WHERE id = $1 AND state IN ('marking', 'waiting') AND revoked + skipped = 0`)
 	// A certificate belongs to the incident that revokes it first, so those that
 	// would have revoked later look again for what is theirs now.
 	qMarkAgain = db.SQL("ca.mark_again", `UPDATE incident SET state = 'marking', position = '', due_at = $2, lease_token = '', finished_at = NULL
@@ -213,10 +161,11 @@ func scanIncident(r *db.Row) Incident {
 	return i
 }
 
-// CreateIncident records an incident; RunIncidents does the rest.
+// CreateIncident records an incident; RunIncidents does the rest. With a
+// RequestKey that was used before it returns the incident of that time.
 func (s *Service) CreateIncident(ctx context.Context, spec IncidentSpec) (*Incident, error) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
-	if err := spec.check(now); err != nil {
+	if err := spec.Check(now); err != nil {
 		return nil, err
 	}
 	if spec.RevokeAt.Before(now) {
@@ -228,15 +177,41 @@ func (s *Service) CreateIncident(ctx context.Context, spec IncidentSpec) (*Incid
 	}
 	i := &Incident{ID: db.NewID(now), Name: spec.Name, ExplanationURL: spec.ExplanationURL, Selection: spec.Selection, Reason: spec.Reason,
 		BlockKeys: spec.BlockKeys, State: IncidentMarking, Actor: spec.Actor, CreatedAt: now, RevokeAt: spec.RevokeAt.UTC()}
+	made := false
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qInsertIncident, nil, i.ID, i.Name, i.ExplanationURL, string(selection), int64(i.Reason), i.BlockKeys, i.Actor, i.CreatedAt, i.RevokeAt)
-		return i.journal(tx, "incident.create", i.Actor, map[string]any{"name": i.Name, "reason": i.Reason.String(),
+		n, err := tx.Exec(ctx, qInsertIncident, i.ID, i.Name, i.ExplanationURL, string(selection), int64(i.Reason), i.BlockKeys, i.Actor,
+			i.CreatedAt, i.RevokeAt, orNull(spec.RequestKey), orNull(spec.RequestHash))
+		if made = n == 1; err != nil || !made {
+			return err
+		}
+		return i.journal(tx, "incident.create", i.Actor, map[string]any{"name": i.Name, "reason": i.Reason.String(), "explanation_url": i.ExplanationURL,
 			"revoke_at": i.RevokeAt.Format(time.RFC3339), "query": spec.Selection.Query, "listed": len(spec.Selection.Certificates)})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store incident: %w", err)
 	}
+	if !made {
+		return RequestedIncident(ctx, s.db.Read(), spec.RequestKey, spec.RequestHash)
+	}
 	return i, nil
+}
+
+// RequestedIncident returns the incident that a request with this key made, a
+// notFound fault if there is none, or a conflict fault if that request was
+// another one.
+func RequestedIncident(ctx context.Context, q db.Q, key, hash string) (*Incident, error) {
+	var i Incident
+	var asked string
+	err := q.One(ctx, qRequested, func(r *db.Row) { asked = r.Text(); i = scanIncident(r) }, key)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return nil, fault.New(fault.NotFound, "no request had this key")
+	case err != nil:
+		return nil, fmt.Errorf("read incident of a request: %w", err)
+	case asked != hash:
+		return nil, fault.New(fault.Conflict, "this key was used for another request, which made incident %s; use a new key for a new incident", i.ID)
+	}
+	return &i, nil
 }
 
 func (i *Incident) journal(tx *db.Tx, kind audit.Kind, actor string, data map[string]any) error {
@@ -269,8 +244,9 @@ func (s *Service) CancelIncident(ctx context.Context, id, actor string) error {
 		return err
 	}
 	now := time.Now()
+	tooLate := fault.New(fault.Conflict, "the incident is %s and has revoked %d certificates; only one that has not begun to revoke can be cancelled", i.State, i.Revoked)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qCancel, db.ExactlyOne(fault.New(fault.Conflict, "the incident is %s; only one that has not begun to revoke can be cancelled", i.State)), id, now)
+		tx.Queue(qCancel, db.ExactlyOne(tooLate), id, now)
 		tx.Queue(qMarkAgain, nil, id, now, i.RevokeAt)
 		return i.journal(tx, "incident.cancel", actor, nil)
 	})

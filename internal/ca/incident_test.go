@@ -145,7 +145,7 @@ func TestIncidentWarnsThenRevokes(t *testing.T) {
 		_, err = w.RevokeMany(t.Context(), hit[7:8], ca.Revocation{Actor: "test"})
 		must(t, err)
 		sel := ca.Selection{Query: "account:" + c.AccountID + " profile:tls authority:" + c.AuthorityID}
-		plan, err := ca.PlanIncident(t.Context(), d.Read(), sel, time.Now())
+		plan, err := ca.PlanIncident(t.Context(), d.Read(), sel, 0, time.Now())
 		must(t, err)
 		if plan.Matched != 1299 || len(plan.Sample) != 20 {
 			t.Errorf("plan: %d, sample of %d", plan.Matched, len(plan.Sample))

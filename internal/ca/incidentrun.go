@@ -170,7 +170,7 @@ func (s *Service) markStep(ctx context.Context, i *Incident) (marked int, err er
 	if i.position == "" {
 		i.passAt = now
 	}
-	found, next, err := i.Selection.page(ctx, s.db.Read(), i.position, i.CreatedAt, now)
+	found, next, err := i.Selection.page(ctx, s.db.Read(), i.position, revokeChunk, i.CreatedAt, now)
 	if err != nil {
 		return 0, err
 	}

@@ -18,6 +18,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/keys"
+	"chancery/internal/pki"
 )
 
 // URLs says under which plain-HTTP base the status of certificates is served;
@@ -40,7 +41,7 @@ func (u URLs) Issuer(a *Authority) string { return u.Base + "/ca/" + a.ID + ".ce
 // Config is what a Service needs.
 type Config struct {
 	DB   *db.DB
-	Keys keys.Store
+	Keys keys.Store // nil: nothing can be signed, authorities are only read
 	URLs URLs
 	// Trust is the trust profile of each CA by its name; absent: Private.
 	Trust map[string]Trust
@@ -81,6 +82,9 @@ type authorities struct {
 func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Keys == nil {
+		cfg.Keys = noKeys{}
 	}
 	s := &Service{db: cfg.DB, keys: cfg.Keys, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, random: rand.Reader}
 	return s, s.Reload(ctx)
@@ -126,11 +130,20 @@ func keep(was, now *Authority) *Authority {
 // openKey opens the key of an authority that signs. The key of a root stays
 // closed until it is needed, and may be offline for good.
 func (s *Service) openKey(ctx context.Context, a *Authority) error {
-	if a.status != nil || a.KeyRef == "" || a.State == Pending || a.Role == RoleRoot {
+	if s.keys == (noKeys{}) || a.status != nil || a.KeyRef == "" || a.State == Pending || a.Role == RoleRoot {
 		return nil
 	}
 	return s.open(ctx, a)
 }
+
+// noKeys is the key store of a process that only reads.
+type noKeys struct{}
+
+var errNoKeys = fault.New(fault.Precondition, "this process has no key store, and can only read authorities")
+
+func (noKeys) Create(context.Context, string, pki.KeyType) (string, error) { return "", errNoKeys }
+func (noKeys) Open(context.Context, string) (crypto.Signer, error)         { return nil, errNoKeys }
+func (noKeys) List(context.Context) ([]string, error)                      { return nil, errNoKeys }
 
 func (s *Service) open(ctx context.Context, a *Authority) error {
 	key, err := s.keys.Open(ctx, a.KeyRef)

@@ -51,6 +51,14 @@ func ValidID(s string) bool {
 	return true
 }
 
+// IDBefore returns an id that sorts before every one that NewID makes at t or
+// later.
+func IDBefore(t time.Time) string {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(max(t.UnixMilli(), 0))<<16)
+	return idEncoding.EncodeToString(b[:])
+}
+
 // IDTime returns the instant at which NewID made id, or the zero Time.
 func IDTime(id string) time.Time {
 	b, err := idEncoding.DecodeString(id)

@@ -125,6 +125,11 @@ func (c *client) do(ctx context.Context, method, url string, body []byte) (*repl
 	if body != nil {
 		req.Header.Set("Content-Type", "application/jose+json")
 	}
+	return c.send(req)
+}
+
+// send sends any request, once, and keeps the nonce of the answer.
+func (c *client) send(req *http.Request) (*reply, error) {
 	resp, err := c.web.Do(req)
 	if err != nil {
 		return nil, err

@@ -99,8 +99,8 @@ func faultSite(t testing.TB, url string) *site {
 }
 
 // TestKillUnderLoad kills the program, with kill -9, at every fault point and
-// at random instants, while clients order and revoke certificates. After every
-// kill it starts again on the same data. The invariants of issuance hold at
+// at random instants, while clients order and revoke certificates and an operator
+// begins incidents. After every kill it starts again on the same data. The invariants of issuance hold at
 // every restart, every client gets every certificate it asked for, no
 // certificate is issued twice, and no revocation is forgotten.
 func TestKillUnderLoad(t *testing.T) {
@@ -119,6 +119,7 @@ func killUnderLoad(t *testing.T, url string) {
 	s := faultSite(t, url)
 	p := s.start()
 	l := startLoad(t, p, 4)
+	l.workers.Go(l.incidents)
 	p.silent = true
 	p.kill()
 	plan := killPlan(faultPoints(t))
@@ -150,18 +151,11 @@ type killSpot struct {
 	n     int
 }
 
-// beyond are fault points that this load cannot reach, each with the reason:
-// they belong to what an operator starts, and are crashed by their own tests.
-var beyond = map[string]string{
-	"ca.incident_step": "the API does not begin incidents yet; ca.TestIncidentSurvivesAnything cuts them off step by step",
-}
-
 // killPlan lists every fault point once, with random instants between. What
 // recovery does is reached only after a crash that left an order half done.
 func killPlan(points []string) (plan []killSpot) {
 	for i, point := range points {
 		switch {
-		case beyond[point] != "":
 		case strings.Contains(point, "recover"):
 			plan = append(plan, killSpot{"ca.after_intent", 1}, killSpot{point, 1})
 		default:

@@ -22,6 +22,7 @@ type exchange struct {
 
 	status  int   // 0 until the header was written
 	bytes   int64 // of the body
+	quiet   bool  // a success is logged for debugging only
 	unknown int   // 404 or 405 that the mux wanted to write as plain text
 	err     error // what went wrong, for the log
 }

@@ -82,9 +82,13 @@ func Seconds(d time.Duration) string {
 
 // header sets the reply's own headers.
 func (p *Reply) header(h http.Header, body bool) {
+	var values [6]string // one allocation for the values of all headers
+	n := 0
 	set := func(key, value string) {
 		if value != "" {
-			h[key] = []string{value} // key is canonical already
+			values[n] = value
+			h[key] = values[n : n+1 : n+1] // key is canonical already
+			n++
 		}
 	}
 	if body {
@@ -93,12 +97,35 @@ func (p *Reply) header(h http.Header, body bool) {
 	set("Etag", p.ETag)
 	set("Cache-Control", p.CacheControl)
 	if !p.LastModified.IsZero() {
-		set("Last-Modified", p.LastModified.UTC().Format(http.TimeFormat))
+		set("Last-Modified", Date(p.LastModified))
 	}
 	if p.RetryAfter > 0 {
 		set("Retry-After", Seconds(p.RetryAfter))
 	}
 }
+
+// Date formats an instant for a header (RFC 9110 section 5.6.7), as
+// http.TimeFormat does in five times the time.
+func Date(t time.Time) string {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.Format(http.TimeFormat)
+	}
+	hour, minute, second := t.Clock()
+	b := make([]byte, 0, len(http.TimeFormat))
+	b = append(b, t.Weekday().String()[:3]...)
+	b = append(b, ", "...)
+	b = append(two(b, day), ' ')
+	b = append(b, month.String()[:3]...)
+	b = append(two(two(append(b, ' '), year/100), year%100), ' ')
+	b = append(two(b, hour), ':')
+	b = append(two(b, minute), ':')
+	return string(append(two(b, second), " GMT"...))
+}
+
+// two appends two digits.
+func two(b []byte, n int) []byte { return append(b, byte('0'+n/10), byte('0'+n%10)) }
 
 // bodyAllowed reports whether a response of that status may have a body.
 func bodyAllowed(status int) bool {

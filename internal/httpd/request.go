@@ -44,6 +44,10 @@ func (r *Request) Target() string { return target(r.Request) }
 // Set adds attributes to the request's log event.
 func (r *Request) Set(attrs ...slog.Attr) { r.event.Set(attrs...) }
 
+// Quiet makes the log event of this request one for debugging, unless it fails:
+// for answers that come by the thousand in a second, and that metrics count.
+func (r *Request) Quiet() { r.x.quiet = true }
+
 // SetHeader sets a header of the answer, whatever it will be: it holds for
 // replies and for problem documents alike (a Replay-Nonce, say).
 func (r *Request) SetHeader(key, value string) { r.x.w.Header().Set(key, value) }

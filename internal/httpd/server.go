@@ -224,6 +224,9 @@ func (x *exchange) recovered(p any) {
 // because anybody can cause them at will; ours are errors.
 func (x *exchange) log(d time.Duration) {
 	level := slog.LevelInfo
+	if x.quiet && x.status < 400 && x.err == nil {
+		level = slog.LevelDebug
+	}
 	if x.status >= 500 && x.status != http.StatusServiceUnavailable {
 		level = slog.LevelError
 	}

@@ -107,7 +107,9 @@ func TestNginxStaples(t *testing.T) {
 			t.Error("curl is content with a revoked certificate")
 		}
 		text, err := os.ReadFile(log)
-		must(t, err)
+		if err != nil { // nginx has not come so far
+			return false
+		}
 		return strings.Contains(string(text), `certificate status "revoked" in the OCSP response`)
 	})
 	if !strings.Contains(out, "No OCSP response received") {

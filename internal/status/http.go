@@ -55,7 +55,9 @@ func (s *Service) serveOCSP(r *httpd.Request) (*httpd.Reply, error) {
 	}
 	reply, res, err := s.ocsp(r)
 	s.metrics.observe(method, res, time.Since(start))
-	if res > resultRevoked {
+	if res <= resultRevoked {
+		r.Quiet()
+	} else {
 		r.Set(slog.String("ocsp_result", resultNames[res]))
 	}
 	return reply, err
@@ -148,7 +150,7 @@ func (s *Service) ocspReply(r *httpd.Request, a *answer) *httpd.Reply {
 		return &httpd.Reply{ContentType: typeOCSPResponse, Body: a.der, CacheControl: noCache}
 	}
 	age := max(a.refresh.Sub(s.now()), 0) // a cache that asks again then gets the next answer
-	r.SetHeader("Expires", a.next.Format(http.TimeFormat))
+	r.SetHeader("Expires", httpd.Date(a.next))
 	return &httpd.Reply{ContentType: typeOCSPResponse, Body: a.der, ETag: a.etag, LastModified: a.at,
 		CacheControl: "max-age=" + strconv.FormatInt(int64(age/time.Second), 10) + ", public, no-transform, must-revalidate"}
 }

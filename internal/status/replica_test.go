@@ -123,13 +123,17 @@ func TestEveryReplicaKnows(t *testing.T) {
 	w := newWorld(t, dbtest.Open(t, url), withShards(4))
 	const each = 40
 	ids, serials := w.fill(catest.Spec{N: 3*each + 1, Journal: true})
-	all := make([]*process, 3)
+	n := scale(t)
+	_, seeded := used(t, func() { w.fill(catest.Spec{N: n}) })
+	t.Logf("%d more certificates stored in %.1f s", n, seeded.Seconds())
+	all, start, before := make([]*process, 3), time.Now(), heap()
 	for i := range all {
 		all[i] = w.boot(url)
 	}
 	for _, p := range all {
-		until(t, "ready", 20*time.Second, func() bool { return p.Ready(t.Context()) == nil })
+		until(t, "ready", 2*time.Minute, func() bool { return p.Ready(t.Context()) == nil })
 	}
+	t.Logf("three processes have loaded them after %.2f s", time.Since(start).Seconds())
 	slow := len(ids) - 1
 	release := make(chan struct{})
 	begun, committed := w.revokeSlowly(ids[slow], release)
@@ -167,7 +171,8 @@ func TestEveryReplicaKnows(t *testing.T) {
 	all[2].stop()
 	round(all[:2], each)
 	all[2] = w.boot(url)
-	until(t, "ready again", 20*time.Second, func() bool { return all[2].Ready(t.Context()) == nil })
+	again := until(t, "ready again", 2*time.Minute, func() bool { return all[2].Ready(t.Context()) == nil })
+	t.Logf("one that starts anew is ready after %.2f s", again.Seconds())
 	for i := range 2 * each {
 		if !all[2].revokedHere(serials[i]) {
 			t.Errorf("certificate %d: a process that just started does not know that it is revoked", i)
@@ -188,6 +193,10 @@ func TestEveryReplicaKnows(t *testing.T) {
 	slices.Sort(delays)
 	p99 := delays[len(delays)*99/100]
 	t.Logf("%d observations: median %s, p99 %s, worst %s", len(delays), delays[len(delays)/2], p99, delays[len(delays)-1])
+	if n >= measured {
+		// The one that was stopped is still held, by its clean-up.
+		t.Logf("%.1f bytes of heap per serial and process", float64(heap()-before)/float64((len(all)+1)*all[0].Serials()))
+	}
 	if p99 > 2*time.Second {
 		t.Errorf("p99 %s, the bar is 2 s", p99)
 	}

@@ -24,6 +24,19 @@ func Post[T any](ctx context.Context, c *Client, path string, in any) (T, error)
 	return v, err
 }
 
+// PostOnce is Post for an operation that takes an Idempotency-Key: with the
+// same key it is done once, however often it is sent, so a caller that got no
+// answer may call it again.
+func PostOnce[T any](ctx context.Context, c *Client, path, key string, in any) (T, error) {
+	var v T
+	r, err := c.request(ctx, http.MethodPost, path, nil, in)
+	if err != nil {
+		return v, err
+	}
+	r.Header.Set("Idempotency-Key", key)
+	return v, c.send(r, &v)
+}
+
 // Pages yields the pages of a list one after the other, each of at most limit
 // items. It ends after an error.
 func Pages[T any](ctx context.Context, c *Client, path string, query url.Values, limit int) iter.Seq2[api.Page[T], error] {

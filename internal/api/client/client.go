@@ -89,11 +89,19 @@ const maxAnswer = 64 << 20
 // in is encoded as JSON when not nil; out may be nil, or a *[]byte for an
 // answer that is not JSON.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	r, err := c.request(ctx, method, path, query, in)
+	if err != nil {
+		return err
+	}
+	return c.send(r, out)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, query url.Values, in any) (*http.Request, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("encode request: %w", err)
+			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		body = bytes.NewReader(b)
 	}
@@ -103,9 +111,9 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 	}
 	r, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
-		return fmt.Errorf("make request: %w", err)
+		return nil, fmt.Errorf("make request: %w", err)
 	}
-	return c.send(r, out)
+	return r, nil
 }
 
 func (c *Client) send(r *http.Request, out any) error {
