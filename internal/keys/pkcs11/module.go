@@ -24,7 +24,7 @@ const (
 	breakerFailures = 3
 	breakerOpen     = 200 * time.Millisecond
 	breakerMaxOpen  = time.Second
-	maxTries        = 4 // of one call, each after a remedy
+	maxTries        = 8 // of one call, each after a remedy, and one more for each session that may be stale
 	busyPause       = 20 * time.Millisecond
 )
 
@@ -133,7 +133,7 @@ func (m *module) do(ctx context.Context, c call) error {
 // try repeats c as long as a remedy may help.
 func (m *module) try(ctx context.Context, c call) error {
 	var err error
-	for n := range maxTries {
+	for n := range maxTries + m.cfg.Sessions {
 		var gen int
 		if gen, err = m.once(ctx, c); err == nil {
 			return nil
@@ -148,7 +148,7 @@ func (m *module) try(ctx context.Context, c call) error {
 				return m.report(err)
 			}
 		case onBusy:
-			if !pause(ctx, busyPause<<n) {
+			if !pause(ctx, busyPause<<min(n, 5)) {
 				return m.report(err)
 			}
 		case onDevice:
@@ -179,7 +179,7 @@ func (m *module) report(err error) error {
 		return err
 	}
 	switch classify(err) {
-	case onDevice, onSession, onLogin:
+	case onDevice, onSession, onKey, onLogin:
 		return m.away(err, "does not work")
 	case onBusy:
 		return m.away(err, "is busy")

@@ -191,7 +191,23 @@ func (m *module) names(h lib.SessionHandle, o lib.ObjectHandle) (label string, i
 
 // search finds objects of a class by label and id, at most so many. Nothing
 // found while nobody is logged in is no answer: the token hides private keys.
+// It is looked for again, should the login have come in between.
 func (m *module) search(h lib.SessionHandle, class uint, u *URI, most int) (found []lib.ObjectHandle, err error) {
+	for range 2 {
+		if found, err = m.lookFor(h, class, u, most); err != nil || len(found) > 0 || class != lib.CKO_PRIVATE_KEY {
+			return found, err
+		}
+		if in, err := m.loggedIn(h); err != nil {
+			return nil, err
+		} else if !in {
+			return nil, &returned{"C_FindObjects", ckrNotLoggedIn, "CKR_USER_NOT_LOGGED_IN"}
+		}
+	}
+	return nil, nil
+}
+
+// lookFor is one search.
+func (m *module) lookFor(h lib.SessionHandle, class uint, u *URI, most int) (found []lib.ObjectHandle, err error) {
 	template := []*lib.Attribute{lib.NewAttribute(lib.CKA_CLASS, class)}
 	if u.Object != "" {
 		template = append(template, lib.NewAttribute(lib.CKA_LABEL, u.Object))
@@ -212,14 +228,5 @@ func (m *module) search(h lib.SessionHandle, class uint, u *URI, most int) (foun
 		}
 		found = append(found, some...)
 	}
-	if err := m.lib.FindObjectsFinal(h); err != nil {
-		return nil, ret("C_FindObjectsFinal", err)
-	}
-	if len(found) > 0 || class != lib.CKO_PRIVATE_KEY {
-		return found, nil
-	}
-	if in, err := m.loggedIn(h); err != nil || !in {
-		return nil, errors.Join(err, &returned{"C_FindObjects", ckrNotLoggedIn, "CKR_USER_NOT_LOGGED_IN"})
-	}
-	return nil, nil
+	return found, ret("C_FindObjectsFinal", m.lib.FindObjectsFinal(h))
 }

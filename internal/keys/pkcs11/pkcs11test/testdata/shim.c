@@ -51,13 +51,43 @@ static void enter(void)
 		;
 }
 
+/* SoftHSM crashes when all sessions are closed while a thread is in one of
+ * them, so that is done while nobody is: as a device would do it. */
+static pthread_rwlock_t door = PTHREAD_RWLOCK_INITIALIZER;
+
+static CK_RV out_of(CK_RV rv)
+{
+	pthread_rwlock_unlock(&door);
+	return rv;
+}
+
+#define INSIDE(expr) (pthread_rwlock_rdlock(&door), out_of(expr))
+
+static CK_RV close_session(CK_SESSION_HANDLE s) { return INSIDE(real->C_CloseSession(s)); }
+
+static CK_RV session_info(CK_SESSION_HANDLE s, CK_SESSION_INFO_PTR i) { return INSIDE(real->C_GetSessionInfo(s, i)); }
+
+static CK_RV find_init(CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG n) { return INSIDE(real->C_FindObjectsInit(s, t, n)); }
+
+static CK_RV find(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE_PTR o, CK_ULONG most, CK_ULONG_PTR n)
+{
+	return INSIDE(real->C_FindObjects(s, o, most, n));
+}
+
+static CK_RV find_final(CK_SESSION_HANDLE s) { return INSIDE(real->C_FindObjectsFinal(s)); }
+
+static CK_RV attributes(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE_PTR t, CK_ULONG n)
+{
+	return INSIDE(real->C_GetAttributeValue(s, o, t, n));
+}
+
 static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR in, CK_ULONG n, CK_BYTE_PTR out, CK_ULONG_PTR outlen)
 {
 	CK_RV rv = gone();
 	if (rv)
 		return rv;
 	if (out == NULL)
-		return real->C_Sign(s, in, n, out, outlen);
+		return INSIDE(real->C_Sign(s, in, n, out, outlen));
 	enter();
 	if (GET(DELAY))
 		usleep(GET(DELAY) * 1000);
@@ -66,15 +96,18 @@ static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR in, CK_ULONG n, CK_BYTE_PTR o
 	uint32_t count = ADD(SIGNS, 1), every = GET(EVERY);
 	if (every && count % every == 0) {
 		ADD(INJECTED, 1);
-		if (GET(CLOSE_ALL))
+		if (GET(CLOSE_ALL)) {
+			pthread_rwlock_wrlock(&door);
 			real->C_CloseAllSessions(last_slot);
+			pthread_rwlock_unlock(&door);
+		}
 		if (GET(CODE)) {
-			real->C_CloseSession(s);
+			close_session(s);
 			ADD(BUSY, -1);
 			return GET(CODE);
 		}
 	}
-	rv = real->C_Sign(s, in, n, out, outlen);
+	rv = INSIDE(real->C_Sign(s, in, n, out, outlen));
 	ADD(BUSY, -1);
 	return rv;
 }
@@ -82,7 +115,7 @@ static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR in, CK_ULONG n, CK_BYTE_PTR o
 static CK_RV sign_init(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE k)
 {
 	CK_RV rv = gone();
-	return rv ? rv : real->C_SignInit(s, m, k);
+	return rv ? rv : INSIDE(real->C_SignInit(s, m, k));
 }
 
 static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS f, CK_VOID_PTR a, CK_NOTIFY n, CK_SESSION_HANDLE_PTR s)
@@ -90,7 +123,7 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS f, CK_VOID_PTR a, CK_NOTIFY 
 	CK_RV rv = gone();
 	last_slot = slot;
 	ADD(OPENS, 1);
-	return rv ? rv : real->C_OpenSession(slot, f, a, n, s);
+	return rv ? rv : INSIDE(real->C_OpenSession(slot, f, a, n, s));
 }
 
 static CK_RV token_info(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info)
@@ -120,7 +153,7 @@ static CK_RV login(CK_SESSION_HANDLE s, CK_USER_TYPE u, CK_UTF8CHAR_PTR pin, CK_
 	ADD(LOGINS, 1);
 	if (GET(LOGIN_CODE))
 		return GET(LOGIN_CODE);
-	return real->C_Login(s, u, pin, n);
+	return INSIDE(real->C_Login(s, u, pin, n));
 }
 
 /* A module must not be ended or started while a thread is in it. */
@@ -159,6 +192,12 @@ static void load(void)
 	list.C_Sign = sign;
 	list.C_SignInit = sign_init;
 	list.C_OpenSession = open_session;
+	list.C_CloseSession = close_session;
+	list.C_GetSessionInfo = session_info;
+	list.C_FindObjectsInit = find_init;
+	list.C_FindObjects = find;
+	list.C_FindObjectsFinal = find_final;
+	list.C_GetAttributeValue = attributes;
 	list.C_GetTokenInfo = token_info;
 	list.C_GetSlotList = slot_list;
 	list.C_Login = login;
