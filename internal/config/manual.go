@@ -15,7 +15,7 @@ import (
 // source is the text of the structs above. The manual is made from it when it
 // is asked for, so that it cannot be out of date.
 //
-//go:embed config.go profile.go status.go
+//go:embed config.go keys.go profile.go status.go
 var source embed.FS
 
 // Manual returns the reference of every section and key, as Markdown.
@@ -54,13 +54,23 @@ without starting anything, and ` + "`chancery config print`" + ` shows the effec
 Durations are written "90s", "15m", "12h", "7d"; sizes "64KB", "10MB" (powers of 1024).
 `
 
-// manualSection writes the keys of one section.
+// manualSection writes the keys of one section, and then the sections in it.
 func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Value, docs map[string]string) {
+	var inner []reflect.StructField
 	for f := range t.Fields() {
 		key := f.Tag.Get("toml")
+		if isSection(f.Type) {
+			inner = append(inner, f)
+			continue
+		}
 		env := EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_")+"_"+key)
 		fmt.Fprintf(b, "\n### %s\n\n%s\n\n", key, docs[t.Name()+"."+f.Name])
 		fmt.Fprintf(b, "- value: %s%s\n- default: `%s`\n- variable: `%s`\n", describe(f), rangeText(f), literal(v.FieldByIndex(f.Index), f), env)
+	}
+	for _, f := range inner {
+		sub := name + "." + f.Tag.Get("toml")
+		fmt.Fprintf(b, "\n## [%s]\n\n%s\n", sub, docs[t.Name()+"."+f.Name])
+		manualSection(b, sub, f.Type, v.FieldByIndex(f.Index), docs)
 	}
 }
 
@@ -76,7 +86,7 @@ func rangeText(f reflect.StructField) string {
 // fieldDocs returns the comment of every struct field, by "Type.Field".
 func fieldDocs() (map[string]string, error) {
 	docs := map[string]string{}
-	for _, file := range []string{"config.go", "profile.go", "status.go"} {
+	for _, file := range []string{"config.go", "keys.go", "profile.go", "status.go"} {
 		text, err := source.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)
