@@ -32,7 +32,8 @@ import (
 func bad(t *testing.T, change func(*Config)) (*pkcs11test.Shim, *Store, *keys.Signer) {
 	t.Helper()
 	k := pkcs11test.New(t)
-	shim, _ := k.Misbehave(t)
+	shim := k.Misbehave(t)
+	k.Use(t)
 	cfg := config(k)
 	if change != nil {
 		change(&cfg)
@@ -197,6 +198,7 @@ func TestTokenGoneAndBack(t *testing.T) {
 // TestRealTokenMovedAway takes away the files of SoftHSM and brings them back.
 func TestRealTokenMovedAway(t *testing.T) {
 	k := pkcs11test.New(t)
+	k.Use(t)
 	cfg := config(k)
 	s := open(t, cfg)
 	ref, err := s.Create(t.Context(), "key", pki.P256)
@@ -230,6 +232,7 @@ func TestRealTokenMovedAway(t *testing.T) {
 // handle of its own.
 func TestAnotherPartOfTheProcessClosesEverything(t *testing.T) {
 	k := pkcs11test.New(t)
+	k.Use(t)
 	s := open(t, config(k))
 	ref, err := s.Create(t.Context(), "key", pki.P384)
 	if err != nil {
@@ -303,7 +306,8 @@ func TestWrongPIN(t *testing.T) {
 // the last try.
 func TestWrongPINAtTheStart(t *testing.T) {
 	k := pkcs11test.New(t)
-	shim, _ := k.Misbehave(t)
+	shim := k.Misbehave(t)
+	k.Use(t)
 	t.Setenv("TOKEN_PIN", "wrong-and-secret")
 	var log strings.Builder
 	cfg := Config{Module: k.Module, Token: k.Label, PINEnv: "TOKEN_PIN", Log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -442,6 +446,7 @@ func TestLoggedOnce(t *testing.T) {
 // TestImport brings keys of files into the token.
 func TestImport(t *testing.T) {
 	k := pkcs11test.New(t)
+	k.Use(t)
 	s := open(t, config(k))
 	for _, kt := range []pki.KeyType{pki.P256, pki.P384, pki.RSA2048, pki.Ed25519} {
 		key, err := keys.Generate(kt)
@@ -485,6 +490,7 @@ func TestImport(t *testing.T) {
 // TestSignRefuses: what would sign something else than asked for.
 func TestSignRefuses(t *testing.T) {
 	k := pkcs11test.New(t)
+	k.Use(t)
 	s := open(t, config(k))
 	ref, err := s.Create(t.Context(), "rsa", pki.RSA2048)
 	if err != nil {
@@ -506,6 +512,7 @@ func TestSignRefuses(t *testing.T) {
 // TestOpenByURI finds keys by what names them, and refuses what does not.
 func TestOpenByURI(t *testing.T) {
 	k := pkcs11test.New(t)
+	k.Use(t)
 	cfg := config(k)
 	s := open(t, cfg)
 	ref, err := s.Create(t.Context(), "one", pki.P256)
@@ -538,6 +545,7 @@ func TestOpenByURI(t *testing.T) {
 // TestOpenRefuses: each mistake in the configuration has its own message.
 func TestOpenRefuses(t *testing.T) {
 	k := pkcs11test.New(t)
+	k.Use(t)
 	loose := filepath.Join(t.TempDir(), "pin")
 	if err := os.WriteFile(loose, []byte(k.PIN), 0o644); err != nil {
 		t.Fatal(err)

@@ -32,6 +32,7 @@ func config(k *pkcs11test.Token) Config {
 
 func TestSuite(t *testing.T) {
 	k := pkcs11test.New(t)
+	k.Use(t)
 	var last *Store
 	keystest.Run(t, func(t *testing.T) keys.Store {
 		if last != nil { // one store per process and module

@@ -23,27 +23,39 @@ type Token struct {
 	Label   string
 	PIN     string
 	PINFile string
-	Conf    string // SOFTHSM2_CONF of whoever loads the library
 	Dir     string // where SoftHSM keeps its tokens
+	conf    string
+	env     []string
 }
 
-// New makes a token and sets SOFTHSM2_CONF for this process. Without SoftHSM
-// the test is skipped, or fails in CI.
+// New makes a token. Without SoftHSM the test is skipped, or fails in CI.
 func New(t testing.TB) *Token {
 	t.Helper()
 	util := testenv.NeedBinary(t, "softhsm2-util")
 	module := testenv.NeedBinary(t, "libsofthsm2.so", "/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/*/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm2.so")
 	dir := t.TempDir()
+	conf := filepath.Join(dir, "softhsm2.conf")
 	k := &Token{Module: module, Label: "chancery test", PIN: "correct-horse-1", PINFile: filepath.Join(dir, "pin"),
-		Conf: filepath.Join(dir, "softhsm2.conf"), Dir: filepath.Join(dir, "tokens")}
+		Dir: filepath.Join(dir, "tokens"), conf: conf, env: []string{"SOFTHSM2_CONF=" + conf}}
 	write(t, k.PINFile, k.PIN+"\n")
-	write(t, k.Conf, fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", k.Dir))
+	write(t, conf, fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", k.Dir))
 	if err := os.Mkdir(k.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("SOFTHSM2_CONF", k.Conf)
-	run(t, util, "--init-token", "--free", "--label", k.Label, "--pin", k.PIN, "--so-pin", "officer-1234")
+	run(t, k.env, util, "--init-token", "--free", "--label", k.Label, "--pin", k.PIN, "--so-pin", "officer-1234")
 	return k
+}
+
+// Env is what a process needs in its environment to load the module.
+func (k *Token) Env() []string { return k.env }
+
+// Use sets the environment of this process.
+func (k *Token) Use(t *testing.T) {
+	t.Helper()
+	for _, kv := range k.env {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
 }
 
 func write(t testing.TB, path, text string) {
@@ -53,9 +65,11 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
-func run(t testing.TB, name string, args ...string) string {
+func run(t testing.TB, env []string, name string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", filepath.Base(name), err, out)
 	}
@@ -94,39 +108,30 @@ const (
 
 // Shim is a module in front of SoftHSM.
 type Shim struct {
-	Control string // path of the shared memory
+	control string // path of the shared memory
 	words   []uint32
 }
 
-// Env is what another process needs to load the token through the shim.
-func (k *Token) Env(s *Shim, real string) []string {
-	return []string{"SOFTHSM2_CONF=" + k.Conf, "CHANCERY_TEST_SHIM=" + s.Control, "CHANCERY_TEST_SHIM_MODULE=" + real}
-}
-
-// Misbehave puts a shim before the token: Module is replaced, and the
-// environment of this process is set. real is the library behind it.
-func (k *Token) Misbehave(t testing.TB) (s *Shim, real string) {
+// Misbehave puts a shim before the token: Module is replaced, and Env grows.
+func (k *Token) Misbehave(t testing.TB) *Shim {
 	t.Helper()
 	gcc := testenv.NeedBinary(t, "gcc")
 	dir := t.TempDir()
-	headers := strings.TrimSpace(run(t, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11"))
+	headers := strings.TrimSpace(run(t, nil, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11"))
 	source, module := filepath.Join(dir, "shim.c"), filepath.Join(dir, "shim.so")
 	write(t, source, shimSource)
-	run(t, gcc, "-shared", "-fPIC", "-O1", "-Wall", "-I", headers, "-o", module, source, "-ldl", "-lpthread")
-	s = &Shim{Control: filepath.Join(dir, "control")}
-	write(t, s.Control, string(make([]byte, 4096)))
+	run(t, nil, gcc, "-shared", "-fPIC", "-O1", "-Wall", "-I", headers, "-o", module, source, "-ldl", "-lpthread")
+	s := &Shim{control: filepath.Join(dir, "control")}
+	write(t, s.control, string(make([]byte, 4096)))
 	s.mmap(t)
-	real, k.Module = k.Module, module
-	for _, kv := range k.Env(s, real) {
-		name, value, _ := strings.Cut(kv, "=")
-		t.Setenv(name, value)
-	}
-	return s, real
+	k.env = append(k.env, "CHANCERY_TEST_SHIM="+s.control, "CHANCERY_TEST_SHIM_MODULE="+k.Module)
+	k.Module = module
+	return s
 }
 
 func (s *Shim) mmap(t testing.TB) {
 	t.Helper()
-	f, err := os.OpenFile(s.Control, os.O_RDWR, 0)
+	f, err := os.OpenFile(s.control, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
