@@ -66,10 +66,10 @@ func (k *Key) SignContext(ctx context.Context, digest []byte, opts crypto.Signer
 		}
 	}
 	var sig []byte
-	err := k.m.do(ctx, call{fn: func(s session) (err error) {
+	err := k.m.do(ctx, func(s session) (err error) {
 		sig, err = k.sign(s, input)
 		return err
-	}})
+	})
 	if err != nil {
 		return nil, fmt.Errorf("sign in token: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 // opened is what an initialisation found out.
 type opened struct {
 	slot  uint
+	flags uint
 	token URI
 	mechs map[uint]bool
 	first session // logged in
@@ -56,7 +57,13 @@ func (m *module) openToken() (*opened, error) {
 	for _, mech := range mechs {
 		o.mechs[mech.Mechanism] = true
 	}
-	h, err := m.lib.OpenSession(o.slot, lib.CKF_SERIAL_SESSION)
+	// All sessions can write, if the token can be written: were there two kinds,
+	// the last of one might have to be closed for the other, and the login with it.
+	o.flags = lib.CKF_SERIAL_SESSION
+	if info.Flags&lib.CKF_WRITE_PROTECTED == 0 {
+		o.flags |= lib.CKF_RW_SESSION
+	}
+	h, err := m.lib.OpenSession(o.slot, o.flags)
 	if err != nil {
 		return nil, m.report(ret("C_OpenSession", err))
 	}
@@ -123,13 +130,13 @@ type pinGuard struct {
 
 // relogin logs in after the token forgot it.
 func (m *module) relogin(ctx context.Context) error {
-	_, err := m.once(ctx, call{fn: func(s session) error {
+	_, err := m.once(ctx, func(s session) error {
 		info, err := m.lib.GetTokenInfo(m.currentSlot())
 		if err != nil {
 			return ret("C_GetTokenInfo", err)
 		}
 		return m.login(s.handle, &info)
-	}})
+	})
 	return err
 }
 

@@ -45,6 +45,7 @@ type module struct {
 	mu       sync.Mutex // guards what follows
 	gen      int        // grows with each initialisation; 0: never
 	slot     uint
+	flags    uint          // of its sessions
 	token    URI           // what the token says about itself
 	mechs    map[uint]bool // that the token has
 	idle     []session
@@ -58,7 +59,6 @@ type module struct {
 type session struct {
 	handle lib.SessionHandle
 	gen    int
-	rw     bool
 }
 
 // flight is one initialisation that all who want one share.
@@ -74,10 +74,7 @@ type errStarted struct{ error }
 func (e errStarted) Unwrap() error { return e.error }
 
 // call is something to do with a session.
-type call struct {
-	rw bool // needs a session that can write
-	fn func(s session) error
-}
+type call func(s session) error
 
 // newModule loads the library; nothing is initialised yet.
 func newModule(cfg Config) (*module, error) {
@@ -252,11 +249,11 @@ func (m *module) once(ctx context.Context, c call) (gen int, err error) {
 // with gives c a session: an idle one, or a new one. One that failed, or whose
 // state is not certain, is closed.
 func (m *module) with(gen int, c call) error {
-	s, err := m.take(gen, c.rw)
+	s, err := m.take(gen)
 	if err != nil {
 		return err
 	}
-	err = c.fn(s)
+	err = c(s)
 	if k := classify(err); k == onSession || k == onDevice || k == onBusy {
 		_ = m.lib.CloseSession(s.handle) // most likely it is gone already
 		return err
@@ -274,32 +271,18 @@ func (m *module) with(gen int, c call) error {
 }
 
 // take returns a session, the one that was used last if there is any.
-func (m *module) take(gen int, rw bool) (session, error) {
+func (m *module) take(gen int) (session, error) {
 	m.mu.Lock()
-	slot := m.slot
-	for i := len(m.idle) - 1; i >= 0; i-- {
-		if s := m.idle[i]; s.gen == gen && s.rw == rw {
-			m.idle = append(m.idle[:i], m.idle[i+1:]...)
-			m.mu.Unlock()
-			return s, nil
-		}
-	}
-	// One of the other kind makes room: sessions are bounded in total.
-	var spare []session
-	if n := len(m.idle); n > 0 && n+len(m.slots) > m.cfg.Sessions {
-		spare = append(spare, m.idle[n-1])
+	slot, flags := m.slot, m.flags
+	if n := len(m.idle); n > 0 {
+		s := m.idle[n-1]
 		m.idle = m.idle[:n-1]
+		m.mu.Unlock()
+		return s, nil
 	}
 	m.mu.Unlock()
-	for _, s := range spare {
-		_ = m.lib.CloseSession(s.handle)
-	}
-	flags := uint(lib.CKF_SERIAL_SESSION)
-	if rw {
-		flags |= lib.CKF_RW_SESSION
-	}
 	h, err := m.lib.OpenSession(slot, flags)
-	return session{h, gen, rw}, ret("C_OpenSession", err)
+	return session{h, gen}, ret("C_OpenSession", err)
 }
 
 // enter waits at the gate while the module is being initialised.
@@ -399,7 +382,7 @@ func (m *module) land(f *flight, o *opened, err error) {
 	if err == nil {
 		m.gen++
 		o.first.gen = m.gen
-		m.slot, m.token, m.mechs, m.idle = o.slot, o.token, o.mechs, []session{o.first}
+		m.slot, m.flags, m.token, m.mechs, m.idle = o.slot, o.flags, o.token, o.mechs, []session{o.first}
 	}
 	gen := m.gen
 	f.err, m.flight, m.empty = err, nil, nil

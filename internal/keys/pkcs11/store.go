@@ -93,7 +93,7 @@ func (s *Store) add(ctx context.Context, name string, create func(h lib.SessionH
 	}
 	id := make([]byte, 16)
 	rand.Read(id)
-	err := s.m.do(ctx, call{rw: true, fn: func(ss session) error {
+	err := s.m.do(ctx, func(ss session) error {
 		taken, err := s.m.search(ss.handle, lib.CKO_PRIVATE_KEY, &URI{Object: name}, 1)
 		if err == nil && len(taken) > 0 {
 			err = fault.New(fault.Conflict, "the PKCS #11 token %q already has a key named %q", s.m.cfg.Token, name)
@@ -106,7 +106,7 @@ func (s *Store) add(ctx context.Context, name string, create func(h lib.SessionH
 			return err
 		}
 		return errStarted{err}
-	}})
+	})
 	if err != nil {
 		return "", fmt.Errorf("make key %s: %w", name, err)
 	}
@@ -148,7 +148,7 @@ func (s *Store) Open(ctx context.Context, ref string) (crypto.Signer, error) {
 		return nil, fault.New(fault.NotFound, "the key %s is in another token than %q", ref, s.m.cfg.Token)
 	}
 	k := &Key{m: s.m, uri: u}
-	if err := s.m.do(ctx, call{fn: k.load}); err != nil {
+	if err := s.m.do(ctx, k.load); err != nil {
 		return nil, fmt.Errorf("open key %s: %w", ref, err)
 	}
 	return k, nil
@@ -157,7 +157,7 @@ func (s *Store) Open(ctx context.Context, ref string) (crypto.Signer, error) {
 // List returns the references of all private keys in the token. See keys.Store.
 func (s *Store) List(ctx context.Context) ([]string, error) {
 	var refs []string
-	err := s.m.do(ctx, call{fn: func(ss session) error {
+	err := s.m.do(ctx, func(ss session) error {
 		found, err := s.m.search(ss.handle, lib.CKO_PRIVATE_KEY, &URI{}, maxObjects)
 		if err != nil {
 			return err
@@ -172,7 +172,7 @@ func (s *Store) List(ctx context.Context) ([]string, error) {
 		}
 		refs = all
 		return nil
-	}})
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}

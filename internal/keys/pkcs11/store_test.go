@@ -4,6 +4,7 @@ package pkcs11
 
 import (
 	"testing"
+	"time"
 
 	"chancery/internal/keys"
 	"chancery/internal/keys/keystest"
@@ -31,6 +32,11 @@ func config(k *pkcs11test.Token) Config {
 }
 
 func TestSuite(t *testing.T) {
+	t.Run("16 sessions", func(t *testing.T) { suite(t, 16) })
+	t.Run("one session", func(t *testing.T) { suite(t, 1) })
+}
+
+func suite(t *testing.T, sessions int) {
 	k := pkcs11test.New(t)
 	k.Use(t)
 	var last *Store
@@ -40,7 +46,9 @@ func TestSuite(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s, err := Open(t.Context(), config(k))
+		cfg := config(k)
+		cfg.Sessions, cfg.Timeout = sessions, time.Minute
+		s, err := Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
