@@ -6,6 +6,9 @@
 export GOTOOLCHAIN = auto
 export CGO_ENABLED = 0
 
+# Key stores that are not in the plain program: pkcs11 (needs a C compiler),
+# awskms, azurekms. make build TAGS="pkcs11 awskms"
+TAGS     ?=
 BIN      := bin/chancery
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
@@ -20,18 +23,19 @@ RACE     ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 # internal/.
 NORACE   ?= e2e bench house bus
 TIMEOUT  ?= 15m
+STORES   := pkcs11 awskms azurekms
 
 empty :=
 space := $(empty) $(empty)
 norace_re := /internal/($(subst $(space),|,$(strip $(NORACE))))(/|$$)
 
-.PHONY: help build dev test lint ui bench release clean
+.PHONY: help build dev test test-pkcs11 lint ui bench release clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build the static program as bin/chancery
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/chancery
+build: ## build the program as bin/chancery (static, unless TAGS has pkcs11)
+	CGO_ENABLED=$(if $(filter pkcs11,$(TAGS)),1,0) go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/chancery
 
 dev: build ## build and run everything on this machine
 	$(BIN) dev
@@ -47,6 +51,11 @@ test: ## all tests, with the race detector where it pays
 	@set -e; plain=$$(go list ./... | grep -E '$(norace_re)') || true; \
 	if [ -n "$$plain" ]; then echo "go test $$plain"; go test -timeout $(TIMEOUT) $$plain; fi
 	go test -tags faultpoint -run Crash -timeout $(TIMEOUT) ./internal/acme/server
+
+test-pkcs11: ## the key stores behind build tags: SoftHSM (softhsm2, gcc) and the cloud services
+	CGO_ENABLED=1 go vet -tags '$(STORES)' ./internal/keys/... ./internal/app ./cmd/chancery
+	CGO_ENABLED=1 go test -race -tags '$(STORES)' -timeout $(TIMEOUT) ./internal/keys/... ./internal/app
+	go test -run 'Token|PlainBuild' -timeout $(TIMEOUT) ./internal/e2e
 
 ui: ## rebuild web/dist and the other generated files
 	go generate ./...

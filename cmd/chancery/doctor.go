@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -28,13 +29,13 @@ works whether the server runs or not, and changes nothing.`,
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to check: issuance")
+			return usagef("name what to check: issuance or keys")
 		},
 	}
 	cmd.PersistentFlags().StringVar(&f.data, "data", "./.chancery", "data `directory`")
 	cmd.PersistentFlags().StringVar(&f.db, "db", "", "SQLite path or postgres:// `URL` (default: chancery.db in the data directory)")
 	cmd.PersistentFlags().StringVarP(&f.config, "config", "c", "", "configuration `file`, instead of --data and --db")
-	cmd.AddCommand(doctorIssuance(e, &f))
+	cmd.AddCommand(doctorIssuance(e, &f), doctorKeys(e, &f))
 	return cmd
 }
 
@@ -68,12 +69,65 @@ The last line is the summary.`,
 	return cmd
 }
 
+// doctorKeys is `chancery doctor keys`.
+func doctorKeys(e env, f *doctorFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keys",
+		Short: "Check that the key of every authority opens and signs",
+		Long: `Open the key stores of the configuration (files, a PKCS #11 token, a cloud key
+service) and make the key of every authority sign a random message, which is
+verified with its certificate. Nothing that could be taken for a certificate is
+signed.
+
+The last line is the summary.`,
+		Example: `  chancery doctor keys --config /etc/chancery/chancery.toml`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.load(e)
+			if err != nil {
+				return err
+			}
+			return checkKeys(cmd.Context(), e, cfg, &f.out)
+		},
+	}
+	f.out.add(cmd)
+	return cmd
+}
+
+func checkKeys(ctx context.Context, e env, cfg *config.Config, out *outFlags) error {
+	p, err := out.printer(e)
+	if err != nil {
+		return err
+	}
+	rep, err := app.CheckKeys(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if p.format == outJSON || p.format == outYAML {
+		if err := p.value(rep); err != nil {
+			return err
+		}
+	} else {
+		for _, k := range rep.Keys {
+			fmt.Fprintf(e.stdout, "%s\t%s\t%s\t%s\n", k.Authority, k.Role, k.Key, cmp.Or(k.Problem, "ok"))
+		}
+		fmt.Fprintln(e.stdout, rep.Summary)
+	}
+	if rep.Broken > 0 {
+		return problems("", "%d keys do not sign", rep.Broken)
+	}
+	return nil
+}
+
 // load returns the configuration of the installation to look at.
 func (f *doctorFlags) load(e env) (*config.Config, error) {
 	if f.config != "" {
 		return loadConfig(e, f.config)
 	}
-	cfg := config.Default()
+	cfg, err := config.Load("", e.environ) // as `chancery dev` does
+	if err != nil {
+		return nil, badConfig(e, "", err)
+	}
 	cfg.Server.Data, cfg.Database.URL = f.data, f.db
 	return cfg, nil
 }

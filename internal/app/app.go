@@ -62,7 +62,8 @@ type App struct {
 	metrics   *obs.Metrics
 	loops     *loop.Metrics
 	db        *db.DB
-	keys      *keys.FileStore
+	keys      *keys.FileStore // seals small secrets
+	stores    *keyStores
 	signerLog *keys.SignerLog
 	ca        *ca.Service
 	resolver  *dns.Resolver
@@ -120,9 +121,10 @@ func (a *App) openStorage(ctx context.Context) (err error) {
 	if _, err = a.db.Migrate(ctx, time.Now()); err != nil {
 		return err
 	}
-	if a.keys, err = openKeys(a.cfg, a.paths); err != nil {
+	if a.stores, err = openKeyStores(ctx, a.cfg, a.paths, a.log, a.loops); err != nil {
 		return err
 	}
+	a.keys = a.stores.file
 	if a.journal, err = openJournal(ctx, a.cfg, a.db, a.keys); err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func (a *App) openStorage(ctx context.Context) (err error) {
 
 // loadCA loads the authorities.
 func (a *App) loadCA(ctx context.Context) (err error) {
-	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.keys, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL}, Trust: trusts(a.cfg),
+	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.stores.all, ResponderKeys: a.stores.responders, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL}, Trust: trusts(a.cfg),
 		SignerLog: a.signerLog.Append, Log: a.log})
 	return err
 }
@@ -168,6 +170,9 @@ func (a *App) Close() error {
 	}
 	if a.db != nil {
 		errs = append(errs, a.db.Close())
+	}
+	if a.stores != nil {
+		errs = append(errs, a.stores.Close())
 	}
 	if a.signerLog != nil {
 		errs = append(errs, a.signerLog.Close())

@@ -3,6 +3,7 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -182,6 +183,43 @@ func (a *Authority) encoder(p *Profile, urls URLs) (*pki.Encoder, error) {
 	}
 	a.encoders.Store(hash, e)
 	return e, nil
+}
+
+// KeyChecks tries the key of every authority that has one here: it opens, it
+// belongs to the certificate, and it signs. report is called for each, with nil
+// when all is well; it changes nothing.
+func KeyChecks(ctx context.Context, q db.Q, store keys.Store, report func(a *Authority, problem error)) error {
+	all, err := loadAuthorities(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if a.KeyRef != "" {
+			report(a, a.tryKey(ctx, store))
+		}
+	}
+	return nil
+}
+
+// tryKey opens the key of a and signs with it.
+func (a *Authority) tryKey(ctx context.Context, store keys.Store) error {
+	key, err := a.openKey(ctx, store)
+	if err != nil {
+		return err
+	}
+	return keys.Prove(ctx, key)
+}
+
+// openKey opens the key of a, and makes sure that it is the certificate's.
+func (a *Authority) openKey(ctx context.Context, store keys.Store) (crypto.Signer, error) {
+	key, err := store.Open(ctx, a.KeyRef)
+	if err != nil {
+		return nil, fmt.Errorf("open key of authority %s: %w", a.Name, err)
+	}
+	if eq, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); a.Cert != nil && (!ok || !eq.Equal(a.Cert.PublicKey)) {
+		return nil, fault.New(fault.Precondition, "the key %s does not belong to the certificate of authority %s; restore the right key store", a.KeyRef, a.Name)
+	}
+	return key, nil
 }
 
 // loadAuthorities reads all authorities and their chains.

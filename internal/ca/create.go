@@ -69,7 +69,11 @@ func (spec *Spec) subject(role Role, now time.Time) pkix.Name {
 func (s *Service) newAuthority(ctx context.Context, spec *Spec, role Role, parentID string, now time.Time) (*Authority, crypto.Signer, error) {
 	id := db.NewID(now)
 	name := fmt.Sprintf("%s-%s-%s", spec.CA, role, id[len(id)-8:])
-	ref, err := s.keys.Create(ctx, name, spec.KeyType)
+	home := s.keys
+	if other, ok := s.homes[role]; ok {
+		home = other
+	}
+	ref, err := home.Create(ctx, name, spec.KeyType)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make key of %s: %w", name, err)
 	}

@@ -236,7 +236,11 @@ type issueData struct {
 func (s *Service) sign(ctx context.Context, p *plan) ([]byte, error) {
 	sig, err := p.auth.signer.SignTBS(ctx, p.cert.TBS)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Unavailable, "the authority's key cannot sign now; try again").Retry(5 * time.Second)
+		after := 5 * time.Second
+		if f, ok := errors.AsType[*fault.Error](err); ok && f.RetryAfter > 0 {
+			after = f.RetryAfter // the key store knows better
+		}
+		return nil, fault.Wrap(err, fault.Unavailable, "the authority's key cannot sign now; try again").Retry(after)
 	}
 	if err := pki.VerifyTBS(p.auth.Cert.PublicKey, p.cert.TBS, sig); err != nil {
 		return nil, fmt.Errorf("verify own signature of %s: %w", p.cert.ID, err)

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json/v2"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -42,7 +41,10 @@ func (u URLs) Issuer(a *Authority) string { return u.Base + "/ca/" + a.ID + ".ce
 type Config struct {
 	DB   *db.DB
 	Keys keys.Store // nil: nothing can be signed, authorities are only read
-	URLs URLs
+	// ResponderKeys, if set, is where the keys of delegated OCSP responders are
+	// made; they are opened through Keys all the same.
+	ResponderKeys keys.Store
+	URLs          URLs
 	// Trust is the trust profile of each CA by its name; absent: Private.
 	Trust map[string]Trust
 	// SignerLog, if set, is told the SHA-256 of each TBSCertificate that an
@@ -56,6 +58,7 @@ type Config struct {
 type Service struct {
 	db     *db.DB
 	keys   keys.Store
+	homes  map[Role]keys.Store // where new keys are made, when not in keys
 	urls   URLs
 	trust  map[string]Trust
 	log    *slog.Logger
@@ -86,7 +89,11 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Keys == nil {
 		cfg.Keys = noKeys{}
 	}
-	s := &Service{db: cfg.DB, keys: cfg.Keys, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, random: rand.Reader}
+	homes := map[Role]keys.Store{}
+	if cfg.ResponderKeys != nil {
+		homes[RoleOCSP] = cfg.ResponderKeys
+	}
+	s := &Service{db: cfg.DB, keys: cfg.Keys, homes: homes, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, random: rand.Reader}
 	return s, s.Reload(ctx)
 }
 
@@ -146,12 +153,9 @@ func (noKeys) Open(context.Context, string) (crypto.Signer, error)         { ret
 func (noKeys) List(context.Context) ([]string, error)                      { return nil, errNoKeys }
 
 func (s *Service) open(ctx context.Context, a *Authority) error {
-	key, err := s.keys.Open(ctx, a.KeyRef)
+	key, err := a.openKey(ctx, s.keys)
 	if err != nil {
-		return fmt.Errorf("open key of authority %s: %w", a.Name, err)
-	}
-	if eq, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); a.Cert != nil && (!ok || !eq.Equal(a.Cert.PublicKey)) {
-		return fault.New(fault.Precondition, "the key %s does not belong to the certificate of authority %s; restore the right key store", a.KeyRef, a.Name)
+		return err
 	}
 	// Only certificates are witnessed; an OCSP responder signs none.
 	if a.Role != RoleOCSP {

@@ -17,6 +17,7 @@ func (c *Config) Check() []error {
 	k := &checker{c: c}
 	k.server()
 	k.database()
+	k.keys()
 	k.acme()
 	k.validation()
 	k.status()

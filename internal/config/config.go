@@ -174,18 +174,6 @@ type Database struct {
 	WriteBatch int `toml:"write_batch" min:"1" max:"10000"`
 }
 
-// Keys is the [keys] section.
-type Keys struct {
-	// Directory of the encrypted PKCS#8 files. Empty: keys in the data
-	// directory.
-	Dir string `toml:"dir"`
-
-	// File whose first line decrypts the keys. Empty: passphrase in the keys
-	// directory, made at the first start with mode 0600, which protects
-	// backups of the keys alone and nothing else.
-	PassphraseFile string `toml:"passphrase_file"`
-}
-
 // ACME is the [acme] section.
 type ACME struct {
 	// Most identifiers in one order.

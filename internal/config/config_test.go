@@ -147,6 +147,12 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 			[]string{`chancery.toml:2: validation.allow_targets: "127.0.0.1" is not a network; write one such as "10.0.0.0/8" or "fd00::/8"`}},
 		{"bad rate", "[limits]\norders_per_account = \"300/3h\"\n", nil,
 			[]string{`chancery.toml:2: limits.orders_per_account: "300/3h" is not a rate; write one such as "300 per 3h", "300 per 3h burst 50" or "unlimited"`}},
+		{"unknown key in an inner section", "[keys.pkcs11]\nmodul = \"x\"\n", nil,
+			[]string{`chancery.toml:2: keys.pkcs11.modul: unknown key; did you mean "module"?`}},
+		{"unknown variable of an inner section", "", []string{"CHANCERY_KEYS_PKCS11_MODUL=x"},
+			[]string{`$CHANCERY_KEYS_PKCS11_MODUL: keys.pkcs11.modul: unknown key; did you mean "module"?`}},
+		{"inner section as value", "[keys]\npkcs11 = 1\n", nil,
+			[]string{`chancery.toml:2: keys.pkcs11: this is a section; write [keys.pkcs11] on a line of its own`}},
 		{"section as value", "server = 1\n", nil,
 			[]string{`chancery.toml:1: server: this is a section; write [server] on a line of its own`}},
 		{"table as value", "[server.listen]\nhost = \"x\"\n", nil,
@@ -198,6 +204,11 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[profile.default]\nchallenges = [\"dns-account-01\", \"dns-01\"]\n", `chancery.toml:2: profile.default.challenges: dns-01 must stand before dns-account-01, at which some clients give up`},
 		{"[profile.default]\ndeny_names = [\"a b\"]\n", `chancery.toml:2: profile.default.deny_names: "a b" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
 		{"[ca.default]\nallow_names = [\"10.0.0.1/8\"]\n", `chancery.toml:2: ca.default.allow_names: "10.0.0.1/8" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
+		{"[keys.pkcs11]\nmodule = \"lib.so\"\ntoken = \"t\"\npin_env = \"P\"\n", `chancery.toml:2: keys.pkcs11.module: must be an absolute path, so that no other library is loaded`},
+		{"[keys.pkcs11]\nmodule = \"/lib.so\"\ntoken = \"pkcs11:token=t?pin-value=1\"\npin_env = \"P\"\n", `chancery.toml:3: keys.pkcs11.token: must not hold a PIN; use pin_file or pin_env`},
+		{"[keys.pkcs11]\nmodule = \"/lib.so\"\ntoken = \"t\"\npin_env = \"P\"\npin_file = \"/p\"\n", `chancery.toml:5: keys.pkcs11.pin_file: set one of pin_file and pin_env`},
+		{"[keys.aws_kms]\nregion = \"eu-west-1\"\nalias_prefix = \"aws/x\"\n", `chancery.toml:3: keys.aws_kms.alias_prefix: must be set, and must not begin with aws/`},
+		{"[keys.azure_kms]\nvault_url = \"http://x\"\n", `chancery.toml:2: keys.azure_kms.vault_url: must be set: https://NAME.vault.azure.net`},
 		{"[profile.default]\nkey_types = []\n", `chancery.toml:2: profile.default.key_types: names no key type; nothing could be issued`},
 		{"[profile.default]\next_key_usages = []\n", `chancery.toml:2: profile.default.ext_key_usages: is empty; a certificate without one can be used for everything`},
 		{"[profile.default]\nperiod = \"1m\"\nbackdate = \"0s\"\n", `chancery.toml:2: profile.default.period: must be at least 10m; clients could not renew in time`},
@@ -229,10 +240,17 @@ func TestEnvironmentWinsOverTheFile(t *testing.T) {
 	c := load(t, "[log]\nlevel = \"warn\"\n[profile.short-lived]\nperiod = \"6d\"\n[ca.default]\nprofiles = [\"short-lived\"]\n",
 		"CHANCERY_LOG_LEVEL=debug", "CHANCERY_SERVER_ROLES=acme, ca", "CHANCERY_PROFILE_SHORT_LIVED_PERIOD=7d", "CHANCERY_SERVER_HTTP2=true",
 		"CHANCERY_VALIDATION_ALLOW_TARGETS=127.0.0.0/8,::1/128", "CHANCERY_LIMITS_ORDERS_PER_ACCOUNT=5 per 1h", "CHANCERY_ACME_MAX_BODY=128KB",
+		"CHANCERY_KEYS_PKCS11_MODULE=/lib.so", "CHANCERY_KEYS_PKCS11_SESSIONS=3", "CHANCERY_KEYS_AWS_KMS_REGION=eu-west-1", "CHANCERY_KEYS_STORE=pkcs11",
 		"CHANCERY_DATABASE_URL=", "PATH=/bin", "CHANCERY_CONFIG=x.toml")
 	if c.Log.Level != "debug" || !reflect.DeepEqual(c.Server.Roles, []Role{RoleACME, RoleCA}) || c.Profile["short-lived"].Period != 7*day || !c.Server.HTTP2 ||
 		len(c.Validation.AllowTargets) != 2 || c.Limits.OrdersPerAccount.Count != 5 || c.ACME.MaxBody != 128<<10 {
 		t.Errorf("%+v", c)
+	}
+	if k := c.Keys; k.Store != StorePKCS11 || k.PKCS11.Module != "/lib.so" || k.PKCS11.Sessions != 3 || k.AWS.Region != "eu-west-1" {
+		t.Errorf("%+v", k)
+	}
+	if got := c.Source("keys.pkcs11.module").String(); got != "$CHANCERY_KEYS_PKCS11_MODULE" {
+		t.Errorf("source %s", got)
 	}
 	if got := c.Source("log.level").String(); got != "$CHANCERY_LOG_LEVEL" {
 		t.Errorf("source %s", got)
@@ -255,7 +273,7 @@ func TestKubernetesServiceVariables(t *testing.T) {
 }
 
 func TestPrintReadsBackAndHidesSecrets(t *testing.T) {
-	c := load(t, "[database]\nurl = \"postgres://u:hunter2@db/x?sslmode=require\"\n[profile.a]\ndescription = \"say \\\"hi\\\"\\t\\\\\"\n[limits]\naccounts_per_ip = \"7 per 1d\"\n[ca.default]\nprofiles = [\"a\"]\n",
+	c := load(t, "[database]\nurl = \"postgres://u:hunter2@db/x?sslmode=require\"\n[profile.a]\ndescription = \"say \\\"hi\\\"\\t\\\\\"\n[limits]\naccounts_per_ip = \"7 per 1d\"\n[keys.pkcs11]\nsessions = 7\n[ca.default]\nprofiles = [\"a\"]\n",
 		"CHANCERY_LOG_LEVEL=error")
 	var b strings.Builder
 	if err := c.Print(&b); err != nil {

@@ -27,6 +27,7 @@ func Default() *Config {
 			ShutdownGrace: 15 * time.Second,
 		},
 		Database: Database{ReadPool: 4, WritePool: 16, WriteBatch: 256},
+		Keys:     defaultKeys(),
 		ACME: ACME{
 			MaxNames:              100,
 			MaxBody:               64 << 10,

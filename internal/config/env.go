@@ -80,7 +80,11 @@ func (b *binder) overlayEntry(m reflect.Value, entry, prefix, key, name, value s
 func (b *binder) overlay(dst reflect.Value, prefix, key, name, value string) {
 	src := Source{Env: name}
 	f, ok := fieldOf(dst.Type(), key)
-	if !ok {
+	if inner, rest := sectionOf(dst.Type(), key); !ok && rest != "" {
+		b.overlay(dst.FieldByIndex(inner.Index), join(prefix, inner.Tag.Get("toml")), rest, name, value)
+		return
+	}
+	if !ok || isSection(f.Type) {
 		if !kubernetesLink.MatchString(name) {
 			b.fail(src, join(prefix, key), "unknown key%s", hint(key, keysOf(dst.Type())))
 		}
@@ -91,4 +95,15 @@ func (b *binder) overlay(dst reflect.Value, prefix, key, name, value string) {
 		return
 	}
 	b.sources[join(prefix, key)] = src
+}
+
+// sectionOf finds the section inside a section that key begins with, as in
+// pkcs11_module of CHANCERY_KEYS_PKCS11_MODULE.
+func sectionOf(t reflect.Type, key string) (f reflect.StructField, rest string) {
+	for f := range t.Fields() {
+		if after, ok := strings.CutPrefix(key, f.Tag.Get("toml")+"_"); ok && isSection(f.Type) {
+			return f, after
+		}
+	}
+	return reflect.StructField{}, ""
 }

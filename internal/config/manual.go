@@ -17,6 +17,7 @@ import (
 //
 //go:embed config.go
 //go:embed find.go
+//go:embed keys.go
 //go:embed profile.go
 //go:embed signin.go
 //go:embed status.go
@@ -58,13 +59,23 @@ without starting anything, and ` + "`chancery config print`" + ` shows the effec
 Durations are written "90s", "15m", "12h", "7d"; sizes "64KB", "10MB" (powers of 1024).
 `
 
-// manualSection writes the keys of one section.
+// manualSection writes the keys of one section, and then the sections in it.
 func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Value, docs map[string]string) {
+	var inner []reflect.StructField
 	for f := range t.Fields() {
 		key := f.Tag.Get("toml")
+		if isSection(f.Type) {
+			inner = append(inner, f)
+			continue
+		}
 		env := EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_")+"_"+key)
 		fmt.Fprintf(b, "\n### %s\n\n%s\n\n", key, docs[t.Name()+"."+f.Name])
 		fmt.Fprintf(b, "- value: %s%s\n- default: `%s`\n- variable: `%s`\n", describe(f), rangeText(f), literal(v.FieldByIndex(f.Index), f), env)
+	}
+	for _, f := range inner {
+		sub := name + "." + f.Tag.Get("toml")
+		fmt.Fprintf(b, "\n## [%s]\n\n%s\n", sub, docs[t.Name()+"."+f.Name])
+		manualSection(b, sub, f.Type, v.FieldByIndex(f.Index), docs)
 	}
 }
 

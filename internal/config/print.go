@@ -41,19 +41,27 @@ type printer struct {
 	b strings.Builder
 }
 
-// section writes one table with every key.
+// section writes one table with every key, and then the tables in it.
 func (p *printer) section(name string, v reflect.Value) {
 	if p.b.Len() > 0 {
 		p.b.WriteByte('\n')
 	}
 	fmt.Fprintf(&p.b, "[%s]\n", name)
+	var inner []reflect.StructField
 	for f := range v.Type().Fields() {
 		key := f.Tag.Get("toml")
+		if isSection(f.Type) {
+			inner = append(inner, f)
+			continue
+		}
 		line := key + " = " + literal(v.FieldByIndex(f.Index), f)
 		if src := p.c.sources[name+"."+key]; src != (Source{}) {
 			line += " # " + src.String()
 		}
 		p.b.WriteString(line + "\n")
+	}
+	for _, f := range inner {
+		p.section(name+"."+f.Tag.Get("toml"), v.FieldByIndex(f.Index))
 	}
 }
 

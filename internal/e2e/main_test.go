@@ -44,15 +44,17 @@ var (
 		if path := os.Getenv("CHANCERY_BINARY"); path != "" {
 			return path, nil
 		}
-		return build("chancery")
+		return build("chancery", "CGO_ENABLED=0")
 	})
-	faultBuild = sync.OnceValues(func() (string, error) { return build("chancery-fault", "-tags", "faultpoint") })
+	faultBuild = sync.OnceValues(func() (string, error) { return build("chancery-fault", "CGO_ENABLED=0", "-tags", "faultpoint") })
+	// tokenBuild is the program that speaks to PKCS #11 tokens; it needs cgo.
+	tokenBuild = sync.OnceValues(func() (string, error) { return build("chancery-pkcs11", "CGO_ENABLED=1", "-tags", "pkcs11") })
 )
 
-func build(name string, args ...string) (string, error) {
+func build(name, cgo string, args ...string) (string, error) {
 	path := filepath.Join(work, name)
 	cmd := exec.Command("go", append(append([]string{"build"}, args...), "-o", path, "chancery/cmd/chancery")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}

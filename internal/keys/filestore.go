@@ -191,7 +191,7 @@ func (s *FileStore) derive(k kdf, size int) ([]byte, error) {
 
 // Create makes a key in the file NAME.key and returns "file:NAME". See Store.
 func (s *FileStore) Create(ctx context.Context, name string, kt pki.KeyType) (string, error) {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return "", err
 	}
 	key, err := Generate(kt)
@@ -204,7 +204,7 @@ func (s *FileStore) Create(ctx context.Context, name string, kt pki.KeyType) (st
 // Import stores an existing private key under a new name and returns its
 // reference.
 func (s *FileStore) Import(ctx context.Context, name string, key crypto.Signer) (string, error) {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return "", err
 	}
 	if err := ctx.Err(); err != nil {
@@ -234,7 +234,7 @@ func (s *FileStore) Open(ctx context.Context, ref string) (crypto.Signer, error)
 	if !ok {
 		return nil, fault.New(fault.NotFound, "the key reference %q is not of the form file:NAME", ref)
 	}
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -270,7 +270,7 @@ func (s *FileStore) List(context.Context) ([]string, error) {
 	var refs []string
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), keySuffix)
-		if ok && checkName(name) == nil {
+		if ok && CheckName(name) == nil {
 			refs = append(refs, fileScheme+name)
 		}
 	}
@@ -283,20 +283,3 @@ func (s *FileStore) path(file string) string { return filepath.Join(s.dir, file)
 // read returns the content of a file in the store, after checking that only
 // its owner can use it.
 func (s *FileStore) read(file string) ([]byte, error) { return readPrivate(s.path(file)) }
-
-// maxName bounds the name of a key, in octets.
-const maxName = 64
-
-// checkName allows names that are safe as a file name on any system and that
-// cannot leave the directory.
-func checkName(name string) error {
-	ok := name != "" && len(name) <= maxName && strings.Trim(name, ".-_") == name && !strings.Contains(name, "..")
-	for i := range len(name) {
-		c := name[i]
-		ok = ok && ('a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.IndexByte(".-_", c) >= 0)
-	}
-	if !ok {
-		return fault.New(fault.Invalid, "%.80q is not a key name; use 1 to %d of a-z, 0-9, '.', '-' and '_', with a letter or digit at both ends", name, maxName)
-	}
-	return nil
-}

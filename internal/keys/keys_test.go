@@ -289,12 +289,12 @@ func TestThrowawaysAreMadeOnce(t *testing.T) {
 
 func TestCheckName(t *testing.T) {
 	for _, name := range []string{"a", "issuing-1", "root.2026_p384", strings.Repeat("a", maxName)} {
-		if err := checkName(name); err != nil {
+		if err := CheckName(name); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, name := range []string{"", ".", "..", "../a", "a/b", "/etc/passwd", `a\b`, "a..b", ".a", "a.", "-a", "a\x00", "a\n", "A", "ü", "a b", strings.Repeat("a", maxName+1)} {
-		wantFault(t, checkName(name), fault.Invalid, "not a key name")
+		wantFault(t, CheckName(name), fault.Invalid, "not a key name")
 	}
 }
 

@@ -60,7 +60,7 @@ func (s *Signer) sign(ctx context.Context, tbs []byte, with func(crypto.Signer, 
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	sig, err := with(s.key, tbs)
+	sig, err := with(withContext(ctx, s.key), tbs)
 	if err != nil {
 		return nil, err
 	}

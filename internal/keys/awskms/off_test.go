@@ -1,0 +1,17 @@
+//go:build !awskms
+
+package awskms
+
+import (
+	"strings"
+	"testing"
+
+	"chancery/internal/fault"
+)
+
+func TestOpenWithoutTheTag(t *testing.T) {
+	_, err := Open(t.Context(), Config{})
+	if !fault.Is(err, fault.Precondition) || !strings.Contains(err.Error(), "make build TAGS=awskms") {
+		t.Errorf("the message does not say what to do: %v", err)
+	}
+}
