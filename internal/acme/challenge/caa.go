@@ -63,6 +63,8 @@ type clearance struct {
 	At         time.Time      `json:"checkedAt"`
 	Found      string         `json:"found,omitempty"` // domain with the relevant record set
 	Records    []string       `json:"records,omitempty"`
+
+	Corroboration *Corroboration `json:"corroboration,omitempty"` // nil: no remote perspective was asked
 }
 
 // Covers reports whether c permits issuing for exactly id to this account

@@ -111,6 +111,8 @@ type proof struct {
 	Perspective string         `json:"perspective"`
 	Until       time.Time      `json:"persistUntil,omitzero"` // when the owner of the name ends it
 	Steps       []Step         `json:"validationRecord"`
+
+	Corroboration *Corroboration `json:"corroboration,omitempty"` // nil: no remote perspective was asked
 }
 
 // Valid reports whether p proves anything.
