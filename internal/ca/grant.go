@@ -16,14 +16,21 @@ const caaLifetime = 8 * time.Hour
 // Evidence says why one name may be certified. It is stored with the
 // certificate, and `doctor issuance` checks it against the instant of signing.
 type Evidence struct {
-	Name        pki.Identifier `json:"name"`                // wildcard included
-	Method      string         `json:"method"`              // validation method, or "operator", "internal"
-	Reference   string         `json:"reference"`           // authorization id, token id or component
-	ValidatedAt time.Time      `json:"validated_at"`        // when control was shown
-	ExpiresAt   time.Time      `json:"expires_at"`          // last instant at which it counts
-	CAAAt       time.Time      `json:"caa_at,omitzero"`     // last CAA check of this very name
-	CAAExempt   bool           `json:"caa_exempt,omitzero"` // addresses, internal and operator grants
+	Name        pki.Identifier `json:"name"`                 // wildcard included
+	Method      string         `json:"method"`               // validation method, or "operator", "internal"
+	Reference   string         `json:"reference"`            // authorization id, token id or component
+	ValidatedAt time.Time      `json:"validated_at"`         // when control was shown
+	ExpiresAt   time.Time      `json:"expires_at"`           // last instant at which it counts
+	CAAAt       time.Time      `json:"caa_at,omitzero"`      // last CAA check of this very name
+	CAAExempt   bool           `json:"caa_exempt,omitempty"` // addresses, internal and operator grants
+	Remotes     int            `json:"remotes,omitzero"`     // remote perspectives that were asked and made a quorum
 }
+
+// Methods of evidence that was not had by validation.
+const (
+	MethodOperator = "operator"
+	MethodInternal = "internal"
+)
 
 // Grant is the right to issue one certificate for a set of names. Its zero
 // value grants nothing. Only NewGrant makes one, and a house test keeps the

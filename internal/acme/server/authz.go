@@ -12,6 +12,7 @@ import (
 
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/perspective"
 	"chancery/internal/audit"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -35,6 +36,8 @@ type Authorization struct {
 	Validated  time.Time
 	ExpiresAt  time.Time
 	CreatedAt  time.Time
+
+	record *perspective.Record // what remote perspectives said, of one proved when it was made
 }
 
 // Challenge is one way to prove an authorization, as stored.

@@ -9,6 +9,7 @@ import (
 
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/perspective"
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
@@ -40,6 +41,7 @@ type trial struct {
 	authz      Authorization
 	index      int // of the challenge
 	thumbprint string
+	record     *perspective.Record // what remote perspectives said, once prove is done; nil if nobody was asked
 }
 
 func (t *trial) challenge() *Challenge { return &t.authz.Challenges[t.index] }
@@ -107,7 +109,7 @@ func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
 // respond validates and waits. running is not "" when the result is not known yet.
 func (s *Server) respond(m *message, z Authorization, i int) (c Challenge, running challenge.Type, err error) {
 	c = z.Challenges[i]
-	v, err := s.begin(m, &trial{m.ca, z, i, m.key.Thumbprint})
+	v, err := s.begin(m, &trial{ca: m.ca, authz: z, index: i, thumbprint: m.key.Thumbprint})
 	if err != nil {
 		return c, "", err
 	}
@@ -179,6 +181,7 @@ func (s *Server) validate(t *trial) (c Challenge, err error) {
 		c.State, c.Validated = acme.ChallengeValid, proof.At()
 		err = s.settleValid(ctx, t, c, proof, caa, now)
 	case f.Status() >= http.StatusInternalServerError:
+		s.keepRecord(t.authz.ID, t.authz.Identifier, c.Type, t.record, t.actor())
 		s.log.Error("validation failed on our side", "authorization", t.authz.ID, "type", string(c.Type), "error", err)
 		return c, err
 	default:
@@ -213,7 +216,8 @@ func (s *Server) settled(ctx context.Context, t *trial) (c Challenge, err error)
 }
 
 // prove runs the validator and, at the same time, checks CAA: a name that may
-// not be issued is refused now, not at the end.
+// not be issued is refused now, not at the end. Remote perspectives, if there
+// are any, look meanwhile, and what was found here counts only with them.
 func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challenge.Clearance, error) {
 	req, err := s.request(ctx, t)
 	if err != nil {
@@ -224,6 +228,11 @@ func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challeng
 		err       error
 	}
 	method := t.challenge().Type
+	if err := s.enoughRemotes(t.ca, t.authz.Identifier, time.Now()); err != nil {
+		return challenge.Proof{}, challenge.Clearance{}, err
+	}
+	round := s.cfg.Perspectives.Ask(ctx, perspective.Question{Method: method, Request: req, Issuers: t.ca.CAAIdentities})
+	defer round.Stop()
 	caa := make(chan verdict, 1)
 	go func() {
 		clearance, err := t.ca.CAA.Check(ctx, t.authz.Identifier, method, req.AccountURL)
@@ -237,7 +246,9 @@ func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challeng
 	if v.err != nil {
 		return challenge.Proof{}, challenge.Clearance{}, v.err
 	}
-	return proof, v.clearance, nil
+	clearance := v.clearance
+	proof, clearance, t.record, err = round.Confirm(proof, clearance)
+	return proof, clearance, err
 }
 
 // request returns what the validator of a trial needs.
@@ -278,7 +289,7 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 		if z.OrderID != "" {
 			tx.Queue(qCountProof, nil, z.OrderID)
 		}
-		return nil
+		return t.note(tx)
 	})
 }
 
@@ -298,7 +309,7 @@ func (s *Server) settleInvalid(ctx context.Context, t *trial, c Challenge, why *
 		if z.OrderID != "" {
 			tx.Queue(qFailOrder, nil, z.OrderID, problem)
 		}
-		return nil
+		return t.note(tx)
 	})
 }
 

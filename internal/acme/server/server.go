@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/perspective"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -34,6 +35,9 @@ type Config struct {
 
 	// Validators are the challenge types of this process. Required.
 	Validators *challenge.Registry
+
+	// Perspectives confirm what Validators and CAA checks find; nil: nobody does.
+	Perspectives *perspective.Set
 
 	// BaseURL is the scheme and authority under which clients reach the
 	// server, without a final slash: "https://ca.example". It is part of every
@@ -150,6 +154,11 @@ type CA struct {
 	// Trust is the trust profile of the authority, which may bound profiles and
 	// the reuse of proofs further; "": ca.Private.
 	Trust ca.Trust
+
+	// MinPerspectives is the fewest remote perspectives that must have been
+	// asked, and have made a quorum, for each name that is certified; the
+	// trust profile may want more. 0: none, unless that does.
+	MinPerspectives int
 
 	// JustInTime says for whom dns-persist-01 is tried when an order is made;
 	// "": JustInTimeKnown.
