@@ -49,6 +49,7 @@ var accessTable = map[string]access{
 	"deactivate-account": admin,
 	"list-orders":        viewer,
 	"get-order":          viewer,
+	"get-authorization":  viewer,
 	"list-eab-keys":      admin,
 	"create-eab-key":     admin,
 	"revoke-eab-key":     admin,

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"chancery/internal/acme/perspective"
 	"chancery/internal/acme/server"
 	"chancery/internal/api"
 	"chancery/internal/audit"
@@ -61,10 +62,12 @@ type App struct {
 	ca        *ca.Service
 	resolver  *dns.Resolver
 	acme      *server.Server
-	status    *status.Service
-	checker   *ca.Checker
-	api       *api.Server
-	https     *httpsCert
+
+	perspectives *perspective.Set
+	status       *status.Service
+	checker      *ca.Checker
+	api          *api.Server
+	https        *httpsCert
 }
 
 // New opens the data directory, the database, the keys and the authorities,
@@ -133,6 +136,7 @@ func (a *App) Close() error {
 	if a.acme != nil {
 		errs = append(errs, a.acme.Close())
 	}
+	a.perspectives.Close()
 	if a.resolver != nil {
 		a.resolver.Close()
 	}

@@ -19,6 +19,7 @@ func (c *Config) Check() []error {
 	k.database()
 	k.acme()
 	k.validation()
+	k.perspectives()
 	k.status()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])

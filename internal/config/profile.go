@@ -18,7 +18,8 @@ type CA struct {
 	// Which policy holds on top of the profiles: private (the operator's own)
 	// or public-webpki (the dated rules of the CA/Browser Forum: certificates
 	// live and validations count for at most 200 days, from 2027-03-15 for 100,
-	// from 2029-03-15 for 47 and 10). It is judged at each issuance.
+	// from 2029-03-15 for 47 and 10; at least 4 remote perspectives confirm each
+	// name, from 2026-12-15 at least 5). It is judged at each issuance.
 	Trust Trust `toml:"trust"`
 
 	// Profiles that clients of this directory may ask for.
@@ -52,6 +53,11 @@ type CA struct {
 
 	// Whether such an order may let anybody fetch its certificate with GET.
 	StarAllowGet bool `toml:"star_allow_get"`
+
+	// Fewest remote perspectives that must have been asked, and have made a
+	// quorum, for each name. It is judged at each issuance; trust =
+	// "public-webpki" may want more. 0: as many as there are.
+	MinPerspectives int `toml:"min_perspectives" min:"0" max:"100"`
 
 	// Number of CRL shards. A certificate's shard is fixed when it is issued,
 	// so this may grow but not shrink.
