@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"encoding/json/v2"
 	"time"
 
@@ -24,6 +25,7 @@ type Evidence struct {
 	CAAAt       time.Time      `json:"caa_at,omitzero"`      // last CAA check of this very name
 	CAAExempt   bool           `json:"caa_exempt,omitempty"` // addresses, internal and operator grants
 	Remotes     int            `json:"remotes,omitzero"`     // remote perspectives that were asked and made a quorum
+	Key         []byte         `json:"key,omitempty"`        // SHA-256 of the SubjectPublicKeyInfo that alone may be certified; nil: any
 }
 
 // Methods of evidence that was not had by validation.
@@ -83,6 +85,17 @@ func (e *Evidence) check(now time.Time) error {
 	}
 	if !e.CAAExempt && now.Sub(e.CAAAt) > caaLifetime {
 		return fault.New(fault.CAA, "the CAA check of %s is too old; try again", e.Name.Value)
+	}
+	return nil
+}
+
+// checkKey reports whether the key with this hash is the one that each piece
+// of evidence is about. An attestation speaks for the key that it attests.
+func (g Grant) checkKey(spkiHash [32]byte) error {
+	for i := range g.evidence {
+		if e := &g.evidence[i]; e.Key != nil && !bytes.Equal(e.Key, spkiHash[:]) {
+			return fault.New(fault.BadCSR, "the key in the certificate request is not the one that was attested for %s; make a new order for this key", e.Name.Value)
+		}
 	}
 	return nil
 }

@@ -32,6 +32,8 @@ type CSR struct {
 
 	// SignatureAlgorithm is that of the request itself, nothing more.
 	SignatureAlgorithm x509.SignatureAlgorithm
+
+	cnInSAN bool // the subjectAltName has the common name, too
 }
 
 // csrParts are the pieces of a request before anything is checked.
@@ -326,6 +328,7 @@ func (c *CSR) readSAN(value cryptobyte.String) error {
 			return err
 		}
 		c.Identifiers = append(c.Identifiers, id)
+		c.cnInSAN = c.cnInSAN || id.Value == c.CommonName
 	}
 	return nil
 }
@@ -341,8 +344,13 @@ func generalName(name []byte, tag cbasn1.Tag) (id Identifier, err error) {
 			return id, badCSR("an IP address in its subjectAltName has %d octets, not 4 or 16", len(name))
 		}
 		id, err = ParseIdentifier(IP, addr.String())
+	case cbasn1.Tag(0).Constructed().ContextSpecific():
+		id, err = DeviceName(name)
+		if err == nil && id.Type == "" {
+			return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
+		}
 	default:
-		return id, badCSR("its subjectAltName holds something else than DNS names and IP addresses")
+		return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
 	}
 	if err != nil {
 		return id, because(err)

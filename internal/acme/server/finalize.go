@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"chancery/internal/acme"
@@ -173,7 +172,7 @@ func checkCSR(o *Order, der []byte, account crypto.PublicKey) (*pki.CSR, error) 
 	if key, ok := csr.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || key.Equal(account) {
 		return nil, fault.New(fault.BadCSR, "the key to certify is the account's key; make one for the certificate alone (RFC 8555 section 11.1)")
 	}
-	if !slices.Equal(pki.SortIdentifiers(csr.Identifiers), o.Identifiers) {
+	if !csr.Speaks(o.Identifiers) {
 		return nil, fault.New(fault.BadCSR, "the names in the certificate request are not exactly those of the order")
 	}
 	return csr, nil
