@@ -40,6 +40,7 @@ var levels = []level{
 	{"internal/status", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/inventory", 2, []string{"internal/audit"}},
 	{"internal/acme", 2, nil},
+	{"internal/acme/challenge", 2, []string{"internal/acme/attest"}},
 	{"internal/acme/perspective", 2, []string{"internal/acme/challenge"}},
 	{"internal/acme/client", 2, []string{"internal/acme/solver"}},
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
