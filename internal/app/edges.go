@@ -69,7 +69,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		TLSALPN01Port: uint16(v.TLSALPN01Port), Timeout: v.Timeout, StepTimeout: v.ConnectTimeout,
 		UserAgent: "chancery/" + a.opts.Build.Version}
 	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common),
-		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common))
+		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common), challenge.NewDeviceAttest01(common))
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,11 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 			if err != nil {
 				return nil, err
 			}
-			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[name], Challenges: challengeTypes(p), Names: names})
+			attestation, err := attestation(p)
+			if err != nil {
+				return nil, err
+			}
+			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[name], Challenges: challengeTypes(p), Names: names, Attestation: attestation})
 		}
 		out[name] = d
 	}

@@ -204,6 +204,8 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[validation]\nperspective_timeout = \"1h\"\n" + perspectives("eu", "us"), `chancery.toml:2: validation.perspective_timeout: is longer than a validation may take (30s)`},
 		{"[validation]\ntimeout = \"1s\"\nconnect_timeout = \"500ms\"\n", `default: validation.dns_timeout: is longer than validation.timeout (1s)`},
 		{"[profile.default]\nchallenges = [\"dns-account-01\", \"dns-01\"]\n", `chancery.toml:2: profile.default.challenges: dns-01 must stand before dns-account-01, at which some clients give up`},
+		{"[profile.default]\nchallenges = [\"device-attest-01\"]\n", `chancery.toml:2: profile.default.challenges: offers device-attest-01; set attest_apple_roots, attest_tpm_roots, attest_android_roots or attest_step_roots`},
+		{"[profile.default]\nnames = [\"hardware-module\"]\n", `chancery.toml:2: profile.default.names: hardware-module can be proved by device-attest-01 alone, which challenges lacks`},
 		{"[profile.default]\ndeny_names = [\"a b\"]\n", `chancery.toml:2: profile.default.deny_names: "a b" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
 		{"[ca.default]\nallow_names = [\"10.0.0.1/8\"]\n", `chancery.toml:2: ca.default.allow_names: "10.0.0.1/8" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
 		{"[profile.default]\nkey_types = []\n", `chancery.toml:2: profile.default.key_types: names no key type; nothing could be issued`},

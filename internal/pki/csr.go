@@ -34,6 +34,7 @@ type CSR struct {
 	SignatureAlgorithm x509.SignatureAlgorithm
 
 	cnInSAN bool // the subjectAltName has the common name, too
+	devices bool // the common name may be a device's
 }
 
 // csrParts are the pieces of a request before anything is checked.
@@ -49,7 +50,13 @@ type csrParts struct {
 // a request for a CA certificate, other kinds of subject alternative name,
 // critical extensions that are not understood and anything ambiguous are
 // refused. The error is a *fault.Error (badCSR) whose text says what to change.
-func ParseCSR(der []byte, max int) (*CSR, error) {
+func ParseCSR(der []byte, max int) (*CSR, error) { return parseCSR(der, max, false) }
+
+// ParseDeviceCSR is ParseCSR for orders with devices in them: the common name
+// may be the identity of one, as clients of devices write it.
+func ParseDeviceCSR(der []byte, max int) (*CSR, error) { return parseCSR(der, max, true) }
+
+func parseCSR(der []byte, max int, devices bool) (*CSR, error) {
 	if len(der) > max {
 		return nil, badCSR("it has %d octets, more than the %d allowed", len(der), max)
 	}
@@ -57,7 +64,7 @@ func ParseCSR(der []byte, max int) (*CSR, error) {
 	if !p.split(der) {
 		return nil, badCSR("it is not a DER CertificationRequest (RFC 2986)")
 	}
-	csr := &CSR{DER: der, SPKI: p.spki}
+	csr := &CSR{DER: der, SPKI: p.spki, devices: devices}
 	if err := csr.readKey(); err != nil {
 		return nil, err
 	}
@@ -233,6 +240,9 @@ func (c *CSR) readCommonName(value cryptobyte.String, tag cbasn1.Tag) error {
 	id, err := ParseIdentifier(IP, string(value))
 	if err != nil {
 		id, err = ParseIdentifier(DNS, string(value))
+	}
+	if err != nil && c.devices {
+		id, err = ParseIdentifier(PermanentIdentifier, string(value))
 	}
 	if err != nil {
 		return badCSR("its common name must be one of its names or be left out: %s", fault.As(err).Detail)

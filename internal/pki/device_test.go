@@ -78,7 +78,7 @@ func csrWith(t *testing.T, cn string, ids ...Identifier) *CSR {
 	if err != nil {
 		t.Fatal(err)
 	}
-	csr, err := ParseCSR(der, 4096)
+	csr, err := ParseDeviceCSR(der, 4096)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +106,7 @@ func TestRequestsOfDevices(t *testing.T) {
 		{"the serial as a host", csrWith(t, "", host, Identifier{DNS, "c02xk1"}), false},
 		{"the serial as common name and host", csrWith(t, "C02XK1", host, Identifier{DNS, "c02xk1"}), false},
 		{"another common name", csrWith(t, "C02XK2", host), false},
+		{"another serial number as common name", csrWith(t, "123456", host), false},
 	} {
 		if got := c.csr.Speaks(order); got != c.want {
 			t.Errorf("%s: %v, want %v", c.what, got, c.want)

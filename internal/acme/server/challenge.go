@@ -41,7 +41,10 @@ type trial struct {
 	authz      Authorization
 	index      int // of the challenge
 	thumbprint string
-	record     *perspective.Record // what remote perspectives said, once prove is done; nil if nobody was asked
+
+	attestation []byte // device-attest-01: the response
+
+	record *perspective.Record // what remote perspectives said, once prove is done; nil if nobody was asked
 }
 
 func (t *trial) challenge() *Challenge { return &t.authz.Challenges[t.index] }
@@ -89,11 +92,12 @@ func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
 	case z.StateAt(m.now) == acme.AuthorizationExpired:
 		return nil, fault.New(fault.Malformed, "the authorization has expired; make a new order")
 	default:
-		if _, err := acme.Decode[acme.ChallengeResponse](m.jws.Payload); err != nil {
+		resp, err := acme.Decode[acme.ChallengeResponse](m.jws.Payload)
+		if err != nil {
 			return nil, err
 		}
 		if z.State == acme.AuthorizationPending && c.State == acme.ChallengePending {
-			if c, running, err = s.respond(m, z, i); err != nil {
+			if c, running, err = s.respond(m, z, i, resp); err != nil {
 				return nil, err
 			}
 		}
@@ -107,9 +111,15 @@ func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
 }
 
 // respond validates and waits. running is not "" when the result is not known yet.
-func (s *Server) respond(m *message, z Authorization, i int) (c Challenge, running challenge.Type, err error) {
+func (s *Server) respond(m *message, z Authorization, i int, resp acme.ChallengeResponse) (c Challenge, running challenge.Type, err error) {
 	c = z.Challenges[i]
-	v, err := s.begin(m, &trial{ca: m.ca, authz: z, index: i, thumbprint: m.key.Thumbprint})
+	t := &trial{ca: m.ca, authz: z, index: i, thumbprint: m.key.Thumbprint}
+	if c.Type == challenge.DeviceAttest01 {
+		if t.attestation, err = attestation(resp); err != nil {
+			return c, "", err
+		}
+	}
+	v, err := s.begin(m, t)
 	if err != nil {
 		return c, "", err
 	}
@@ -260,7 +270,10 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 		return req, err
 	}
 	req.Token, req.KeyAuthorization = c.Token, acme.KeyAuthorization(c.Token, t.thumbprint)
-	return req, nil
+	if c.Type == challenge.DeviceAttest01 {
+		req.Device, err = s.device(ctx, t)
+	}
+	return req, err
 }
 
 // settleValid stores a proof, and makes the order ready if it was the last one.

@@ -67,6 +67,9 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 		}
 		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof, now),
 			Remotes: proof.Corroboration().Remotes}
+		if d := proof.Attested(); d != nil {
+			pieces[i].Key = d.Key
+		}
 		if caa, err := s.proofs.OpenClearance(z.CAA); err == nil &&
 			caa.Covers(id, proof.Method(), a.accountURL(o.AccountID), now, caaMaxAge) && confirmed(id, proof, caa) >= a.minRemotes(now) {
 			pieces[i].CAAAt, pieces[i].Remotes = caa.At(), confirmed(id, proof, caa)
@@ -128,6 +131,9 @@ func (s *Server) support(a *authority, o *Order, z *Authorization, id pki.Identi
 	}
 	if !now.Before(a.expiry(z, proof, now)) {
 		return challenge.Proof{}, bad(acme.AuthorizationExpired, "the proof is older than policy allows now")
+	}
+	if why := a.attests(proof, o.Profile); why != "" {
+		return challenge.Proof{}, bad(acme.AuthorizationExpired, why)
 	}
 	if need := a.minRemotes(now); networked(id) && proof.Corroboration().Remotes < need {
 		return challenge.Proof{}, bad(acme.AuthorizationExpired, fmt.Sprintf("the proof was not confirmed by as many remote network perspectives as policy wants now, %d", need))

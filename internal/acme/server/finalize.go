@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"chancery/internal/acme"
@@ -163,9 +164,17 @@ func (s *Server) await(ctx context.Context, id string) error {
 	return nil
 }
 
+// parseCSR parses a certificate request for an order.
+func (o *Order) parseCSR(der []byte) (*pki.CSR, error) {
+	if slices.ContainsFunc(o.Identifiers, pki.Identifier.Device) {
+		return pki.ParseDeviceCSR(der, maxCSR)
+	}
+	return pki.ParseCSR(der, maxCSR)
+}
+
 // checkCSR parses a certificate request and holds it against its order.
 func checkCSR(o *Order, der []byte, account crypto.PublicKey) (*pki.CSR, error) {
-	csr, err := pki.ParseCSR(der, maxCSR)
+	csr, err := o.parseCSR(der)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"chancery/internal/acme/attest"
 	"chancery/internal/acme/challenge"
 	"chancery/internal/acme/perspective"
 	"chancery/internal/ca"
@@ -189,6 +190,9 @@ type Profile struct {
 	// Challenges are the types offered, in the order that clients see. At
 	// least one; a type without a validator is an error of New.
 	Challenges []challenge.Type
+
+	// Attestation says whose attestations of devices count, with device-attest-01.
+	Attestation *attest.Policy
 
 	// Names says which identifiers are certified under the profile, by what is
 	// configured now; the rules that an order pins are those of ca.Profile.
