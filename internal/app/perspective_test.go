@@ -1,9 +1,13 @@
 package app
 
 import (
+	"bytes"
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +19,30 @@ import (
 	"chancery/internal/obs"
 	"chancery/internal/pki"
 )
+
+// An authority that lacks perspectives, today or soon, says so at the start.
+func TestWarningOfPerspectives(t *testing.T) {
+	var log bytes.Buffer
+	cfg := config.Default()
+	public := cfg.CA["default"]
+	public.Trust = config.PublicWebPKI
+	cfg.CA["default"] = public
+	a := &App{cfg: cfg, log: slog.New(slog.NewTextHandler(&log, nil))}
+	for i := range 4 {
+		cfg.Perspective[fmt.Sprint(i)] = config.Perspective{}
+	}
+	for date, want := range map[string]string{"2026-09-01": "", "2026-11-22": "will soon need more remote perspectives", "2026-12-15": "cannot issue without more remote perspectives"} {
+		now, err := time.Parse(time.DateOnly, date)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Reset()
+		a.warnOfPerspectives(now)
+		if want == "" && log.Len() > 0 || !strings.Contains(log.String(), want) {
+			t.Errorf("%s: %q, want %q", date, log.String(), want)
+		}
+	}
+}
 
 // What [perspective.NAME] and the keys of [validation] about it do.
 func TestPerspectivesFollowTheConfiguration(t *testing.T) {

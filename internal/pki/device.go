@@ -3,6 +3,7 @@ package pki
 import (
 	"encoding/asn1"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -180,6 +181,9 @@ func DeviceNames(san []byte) (list []Identifier, err error) {
 // request names, if any. A client may leave devices out of its request (draft
 // section 3.2), or repeat one in the common name, as some do.
 func (c *CSR) Speaks(names []Identifier) bool {
+	if slices.Equal(c.Identifiers, names) {
+		return true // sorted on both sides, as a rule
+	}
 	left := map[Identifier]bool{}
 	for _, id := range names {
 		left[id] = true
