@@ -17,6 +17,7 @@ func newACME(e env) *cobra.Command {
 	cmd.AddCommand(
 		group("accounts", "List, show and deactivate ACME accounts", "", accountsList(c), accountsShow(c), accountsDeactivate(c)),
 		group("orders", "List and show ACME orders", "", ordersList(c), ordersShow(c)),
+		group("authz", "Show ACME authorizations and how they were validated", "", authzShow(c)),
 		group("eab", "Make, list and revoke external account binding keys", "", eabCreate(c), eabList(c), eabRevoke(c)))
 	return cmd
 }
@@ -112,8 +113,42 @@ func ordersList(c *conn) *cobra.Command {
 func ordersShow(c *conn) *cobra.Command {
 	return showCommand(c, &cobra.Command{Use: "show ID", Short: "Show one order", Example: "  chancery acme orders show 06d1..."}, "/acme/orders/", func(o api.Order) []field {
 		return []field{{"id", o.ID}, {"state", o.State}, {"names", joined(o.Names)}, {"ca", o.CA}, {"profile", o.Profile}, {"account", o.Account},
-			{"created_at", when(o.CreatedAt)}, {"expires_at", orNone(o.ExpiresAt)}, {"certificate", o.Certificate}, {"replaces", o.Replaces}, {"error", o.Error}}
+			{"created_at", when(o.CreatedAt)}, {"expires_at", orNone(o.ExpiresAt)}, {"certificate", o.Certificate}, {"replaces", o.Replaces},
+			{"authorizations", joined(o.Authorizations)}, {"error", o.Error}}
 	})
+}
+
+func authzShow(c *conn) *cobra.Command {
+	return showCommand(c, &cobra.Command{Use: "show ID", Short: "Show one authorization, with what each remote perspective said of it", Example: "  chancery acme authz show 06d1..."},
+		"/acme/authorizations/", func(z api.Authorization) []field {
+			fields := []field{{"id", z.ID}, {"state", z.State}, {"name", z.Name}, {"ca", z.CA}, {"account", z.Account}, {"order", z.Order}, {"method", z.Method},
+				{"validated_at", orNone(z.ValidatedAt)}, {"created_at", when(z.CreatedAt)}, {"expires_at", when(z.ExpiresAt)}, {"error", z.Error}}
+			for i := range z.Evidence {
+				fields = append(fields, evidenceFields(&z.Evidence[i])...)
+			}
+			return fields
+		})
+}
+
+// evidenceFields is a line for a question to the remote perspectives, and one
+// for each answer.
+func evidenceFields(e *api.Corroboration) []field {
+	outcome := "not corroborated"
+	if e.Corroborated {
+		outcome = "corroborated"
+	}
+	fields := []field{{e.Kind, fmt.Sprintf("%s, %s at %s", outcome, e.Name, when(e.At))}}
+	for _, o := range e.Perspectives {
+		text := fmt.Sprintf("%s (%s, %d ms)", o.Verdict, o.Region, o.TookMS)
+		if len(o.Used) > 0 {
+			text += " from " + joined(o.Used)
+		}
+		if o.Problem != "" {
+			text += ": " + o.Problem
+		}
+		fields = append(fields, field{"  " + o.Perspective, text})
+	}
+	return fields
 }
 
 func eabCreate(c *conn) *cobra.Command {

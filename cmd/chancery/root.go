@@ -67,7 +67,7 @@ type section struct {
 // exists, in the order of the help text.
 func sections(e env) []section {
 	return []section{
-		{"Run", []*cobra.Command{newDev(e), newServe(e)}},
+		{"Run", []*cobra.Command{newDev(e), newServe(e), newAgent(e)}},
 		{"Use", []*cobra.Command{
 			newCerts(e),
 			newCA(e),

@@ -36,9 +36,13 @@ The authorities that it names must exist; make them with ` + "`chancery ca init`
 
 // newLog makes the logger of a serving process, on standard error.
 func newLog(e env, cfg *config.Config) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
-		return nil, usagef("log.level %q is not a level", cfg.Log.Level)
+	return newLogger(e, string(cfg.Log.Level), string(cfg.Log.Format))
+}
+
+func newLogger(e env, level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("log level %q is none of debug, info, warn, error", level)
 	}
-	return obs.NewLogger(e.stderr, obs.Format(cfg.Log.Format), level), nil
+	return obs.NewLogger(e.stderr, obs.Format(format), l), nil
 }

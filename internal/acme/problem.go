@@ -38,7 +38,7 @@ type Problem struct {
 // define; only these may stand after acmeErrors.
 var registered = map[fault.Code]bool{
 	fault.AccountDoesNotExist: true, fault.AlreadyReplaced: true, fault.AlreadyRevoked: true,
-	fault.BadCSR: true, fault.BadNonce: true, fault.BadPublicKey: true, fault.BadRevocationReason: true,
+	fault.BadAttestationStatement: true, fault.BadCSR: true, fault.BadNonce: true, fault.BadPublicKey: true, fault.BadRevocationReason: true,
 	fault.BadSignatureAlgorithm: true, fault.CAA: true, fault.Compound: true, fault.Connection: true,
 	fault.DNS: true, fault.ExternalAccountRequired: true, fault.IncorrectResponse: true,
 	fault.InvalidContact: true, fault.InvalidProfile: true, fault.Malformed: true, fault.OrderNotReady: true,

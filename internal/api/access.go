@@ -91,6 +91,7 @@ var accessTable = map[string]access{
 	"deactivate-account": operator,
 	"list-orders":        viewer,
 	"get-order":          viewer,
+	"get-authorization":  viewer,
 	"list-eab-keys":      admin,
 	"create-eab-key":     secretly,
 	"revoke-eab-key":     admin,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -37,6 +38,50 @@ type Order struct {
 	Error       string     `json:"error,omitempty" doc:"Why it is invalid"`
 	CreatedAt   time.Time  `json:"created_at"`
 	ExpiresAt   *time.Time `json:"expires_at,omitempty"`
+
+	Authorizations []string `json:"authorizations" nullable:"false" doc:"Ids of the authorizations that it needs"`
+}
+
+// Authorization is the right of an account to one identifier.
+type Authorization struct {
+	ID          string     `json:"id"`
+	CA          string     `json:"ca"`
+	Account     string     `json:"account"`
+	Order       string     `json:"order,omitempty" doc:"Id of the order that it was made for"`
+	Type        string     `json:"type" doc:"Of the identifier: dns, ip, ..."`
+	Name        string     `json:"name" doc:"The identifier, with *. for a wildcard"`
+	State       string     `json:"state" enum:"pending,valid,invalid,deactivated,expired,revoked"`
+	Method      string     `json:"method,omitempty" doc:"Challenge type that proved it"`
+	ValidatedAt *time.Time `json:"validated_at,omitempty"`
+	CreatedAt   time.Time  `json:"created_at"`
+	ExpiresAt   time.Time  `json:"expires_at"`
+	Error       string     `json:"error,omitempty" doc:"Why a challenge of it failed"`
+
+	Evidence []Corroboration `json:"evidence" nullable:"false" doc:"What remote network perspectives said of it, each time that they were asked"`
+}
+
+// Corroboration is one question to all remote network perspectives.
+type Corroboration struct {
+	At           time.Time     `json:"at"`
+	Kind         string        `json:"kind" enum:"validation,caa" doc:"A validation with its CAA check, or a later CAA check alone"`
+	Name         string        `json:"name" doc:"The identifier that they looked at"`
+	Method       string        `json:"method"`
+	Corroborated bool          `json:"corroborated" doc:"Whether a quorum saw what this server saw"`
+	Perspectives []Observation `json:"perspectives" nullable:"false"`
+}
+
+// Observation is what one remote network perspective said.
+type Observation struct {
+	Perspective string    `json:"perspective"`
+	Region      string    `json:"region"`
+	Verdict     string    `json:"verdict" enum:"agrees,disagrees,silent"`
+	At          time.Time `json:"at"`
+	TookMS      int64     `json:"took_ms"`
+	Problem     string    `json:"problem,omitempty" doc:"Why it does not agree"`
+	Addresses   []string  `json:"addresses,omitempty" doc:"Every address that its DNS gave"`
+	Used        []string  `json:"used,omitempty" doc:"Those that it was answered from"`
+	Queries     []string  `json:"queries,omitempty" doc:"Names whose TXT records it read"`
+	CAA         []string  `json:"caa,omitempty" doc:"The CAA records that it found relevant"`
 }
 
 // EABKey is a key for external account binding (RFC 8555 section 7.3.4),
@@ -74,6 +119,7 @@ func (s *Server) acme() {
 	register(s, op("deactivate-account", http.MethodPost, "/accounts/{id}/deactivate", "End an account and its open orders for good; its certificates stay", 200), s.deactivateAccount)
 	register(s, op("list-orders", http.MethodGet, "/orders", "List orders, the oldest first", 200), s.listOrders)
 	register(s, op("get-order", http.MethodGet, "/orders/{id}", "One order", 200), s.getOrder)
+	register(s, op("get-authorization", http.MethodGet, "/authorizations/{id}", "One authorization, with what remote perspectives said of it", 200), s.getAuthorization)
 	register(s, op("list-eab-keys", http.MethodGet, "/eab", "List external account binding keys", 200), s.listEAB)
 	register(s, op("create-eab-key", http.MethodPost, "/eab", "Make a key for one account; its secret is shown once", 201), s.createEAB)
 	register(s, op("revoke-eab-key", http.MethodDelete, "/eab/{id}", "Withdraw a key; an account that it made stays", 204), s.revokeEAB)
@@ -113,7 +159,8 @@ func (s *Server) deactivateAccount(ctx context.Context, in *IDInput) (*bodyOf[Ac
 
 func viewOrder(o *server.Order) Order {
 	v := Order{ID: o.ID, CA: o.CA, Account: o.AccountID, State: string(o.StateAt(now())), Profile: o.Profile, Names: []string{},
-		Certificate: o.CertificateID, Replaces: o.Replaces, CreatedAt: o.CreatedAt, ExpiresAt: instant(o.ExpiresAt)}
+		Certificate: o.CertificateID, Replaces: o.Replaces, CreatedAt: o.CreatedAt, ExpiresAt: instant(o.ExpiresAt),
+		Authorizations: slices.Concat([]string{}, o.AuthzIDs)}
 	for _, id := range o.Identifiers {
 		v.Names = append(v.Names, id.Value)
 	}
@@ -141,6 +188,55 @@ func (s *Server) getOrder(ctx context.Context, in *IDInput) (*bodyOf[Order], err
 		return nil, err
 	}
 	return &bodyOf[Order]{viewOrder(&o)}, nil
+}
+
+func viewAuthorization(z *server.Authorization, evidence []server.Evidence) Authorization {
+	v := Authorization{ID: z.ID, CA: z.CA, Account: z.AccountID, Order: z.OrderID, Type: string(z.Identifier.Type), Name: z.Identifier.Value,
+		State: string(z.StateAt(now())), Method: string(z.Method), ValidatedAt: instant(z.Validated), CreatedAt: z.CreatedAt, ExpiresAt: z.ExpiresAt,
+		Evidence: []Corroboration{}}
+	for _, c := range z.Challenges {
+		if c.Error != nil {
+			v.Error = c.Error.Detail
+		}
+	}
+	for i := range evidence {
+		v.Evidence = append(v.Evidence, viewEvidence(&evidence[i]))
+	}
+	return v
+}
+
+func viewEvidence(e *server.Evidence) Corroboration {
+	v := Corroboration{At: e.At, Kind: string(e.Kind), Name: e.Identifier.Value, Method: string(e.Method), Corroborated: e.Corroborated, Perspectives: []Observation{}}
+	for i := range e.Observations {
+		o := &e.Observations[i]
+		w := Observation{Perspective: o.Perspective, Region: o.Region, Verdict: string(o.Verdict), At: o.At, TookMS: o.Millis, Problem: o.Problem, CAA: o.CAARecords}
+		for _, s := range o.Steps {
+			for _, a := range s.Resolved {
+				w.Addresses = append(w.Addresses, a.String())
+			}
+			if s.Used.IsValid() {
+				w.Used = append(w.Used, s.Used.String())
+			}
+			if s.Query != "" {
+				w.Queries = append(w.Queries, s.Query)
+			}
+		}
+		v.Perspectives = append(v.Perspectives, w)
+	}
+	return v
+}
+
+func (s *Server) getAuthorization(ctx context.Context, in *IDInput) (*bodyOf[Authorization], error) {
+	q := s.cfg.DB.Read()
+	z, err := server.GetAuthorization(ctx, q, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	evidence, err := server.ListEvidence(ctx, q, z.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &bodyOf[Authorization]{viewAuthorization(&z, evidence)}, nil
 }
 
 func viewEAB(k *server.EABKey) EABKey {

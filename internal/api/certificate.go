@@ -54,11 +54,12 @@ type CertificateDetail struct {
 
 // Evidence is why one name was certified.
 type Evidence struct {
-	Name        string     `json:"name"`
-	Method      string     `json:"method"`
-	Reference   string     `json:"reference" doc:"What was validated, an authorization as a rule"`
-	ValidatedAt time.Time  `json:"validated_at"`
-	CAAAt       *time.Time `json:"caa_at,omitempty" doc:"When CAA was checked"`
+	Name         string     `json:"name"`
+	Method       string     `json:"method"`
+	Reference    string     `json:"reference" doc:"What was validated, an authorization as a rule"`
+	ValidatedAt  time.Time  `json:"validated_at"`
+	CAAAt        *time.Time `json:"caa_at,omitempty" doc:"When CAA was checked"`
+	Perspectives int        `json:"perspectives,omitempty" doc:"How many remote network perspectives were asked and made a quorum"`
 }
 
 // Event is an entry of the journal.
@@ -131,7 +132,7 @@ type IDInput struct {
 func (s *Server) issuedDetail(ctx context.Context, c *ca.Certificate) (CertificateDetail, error) {
 	v := CertificateDetail{Certificate: viewCertificate(c, now()), Evidence: make([]Evidence, len(c.Evidence))}
 	for i, e := range c.Evidence {
-		v.Evidence[i] = Evidence{Name: e.Name.Value, Method: e.Method, Reference: e.Reference, ValidatedAt: e.ValidatedAt, CAAAt: instant(e.CAAAt)}
+		v.Evidence[i] = Evidence{Name: e.Name.Value, Method: e.Method, Reference: e.Reference, ValidatedAt: e.ValidatedAt, CAAAt: instant(e.CAAAt), Perspectives: e.Remotes}
 	}
 	if c.State == ca.StateIssued {
 		if err := s.describe(c, &v); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"chancery/internal/acme/perspective"
 	"chancery/internal/acme/server"
 	"chancery/internal/api"
 	"chancery/internal/audit"
@@ -68,12 +69,14 @@ type App struct {
 	ca        *ca.Service
 	resolver  *dns.Resolver
 	acme      *server.Server
-	status    *status.Service
-	journal   *audit.Log
-	sessions  *token.Sessions
-	checker   *ca.Checker
-	api       *api.Server
-	https     *httpsCert
+
+	perspectives *perspective.Set
+	status       *status.Service
+	journal      *audit.Log
+	sessions     *token.Sessions
+	checker      *ca.Checker
+	api          *api.Server
+	https        *httpsCert
 
 	inventory *inventory.Store
 	follower  *follow.Follower // with the role writer
@@ -156,6 +159,7 @@ func (a *App) Close() error {
 	if a.acme != nil {
 		errs = append(errs, a.acme.Close())
 	}
+	a.perspectives.Close()
 	if a.resolver != nil {
 		a.resolver.Close()
 	}

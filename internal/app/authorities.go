@@ -114,6 +114,8 @@ func profile(name string, p config.Profile) ca.Profile {
 			out.Identifiers = append(out.Identifiers, pki.IP)
 		case "wildcard":
 			out.Wildcard = true
+		case "permanent-identifier", "hardware-module":
+			out.Identifiers = append(out.Identifiers, pki.IdentifierType(n))
 		}
 	}
 	return out

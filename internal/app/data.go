@@ -28,6 +28,9 @@ func (p paths) tlsCert() string    { return p.in("tls.crt") }
 func (p paths) tlsKey() string     { return p.in("tls.key") }
 func (p paths) ready() string      { return p.in("ready.json") }
 
+// perspectiveKey is the key by which remote perspectives know this server.
+func (p paths) perspectiveKey() string { return p.in("perspective.key") }
+
 // openData makes the data directory and takes its lock, so that two processes
 // never share one SQLite file and one signer log.
 func openData(dir string) (paths, *os.File, error) {

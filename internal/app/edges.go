@@ -73,8 +73,11 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		TLSALPN01Port: uint16(v.TLSALPN01Port), Timeout: v.Timeout, StepTimeout: v.ConnectTimeout,
 		UserAgent: "chancery/" + a.opts.Build.Version}
 	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common),
-		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common))
+		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common), challenge.NewDeviceAttest01(common))
 	if err != nil {
+		return err
+	}
+	if err := a.openPerspectives(); err != nil {
 		return err
 	}
 	limits, err := limits(a.cfg.Limits)
@@ -87,7 +90,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 	}
 	c := a.cfg.ACME
 	a.acme, err = server.New(server.Config{
-		DB: a.db, Issuer: a.ca, Secrets: a.keys.Sealer(), Validators: validators, BaseURL: a.cfg.Server.URL, CAs: cas,
+		DB: a.db, Issuer: a.ca, Secrets: a.keys.Sealer(), Validators: validators, Perspectives: a.perspectives, BaseURL: a.cfg.Server.URL, CAs: cas,
 		MaxNames: c.MaxNames, MaxBody: c.MaxBody, OrderLifetime: c.OrderLifetime, PendingLifetime: c.PendingLifetime,
 		AuthorizationLifetime: c.AuthorizationLifetime, Retention: c.Retention, ChallengeWait: orNever(c.ChallengeWait),
 		ValidationTimeout: v.Timeout + v.DNSTimeout, Workers: v.Workers, RenewalPoll: c.RenewalPoll, Limits: limits,
@@ -133,8 +136,9 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 		}
 		d := server.CA{DefaultProfile: c.DefaultProfile, CAA: checker, CAAIdentities: identities, EABRequired: a.cfg.ACME.EABRequired,
 			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Trust: ca.Trust(c.Trust), Subdomains: c.Subdomains,
-			AutoRenewal: server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
-			JustInTime:  server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
+			MinPerspectives: c.MinPerspectives,
+			AutoRenewal:     server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
+			JustInTime:      server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
 		if d.Names, err = namePolicy(c.AllowNames, c.DenyNames, c.NamesShadow); err != nil {
 			return nil, err
 		}
@@ -144,7 +148,11 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 			if err != nil {
 				return nil, err
 			}
-			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[name], Challenges: challengeTypes(p), Names: names})
+			attestation, err := attestation(p)
+			if err != nil {
+				return nil, err
+			}
+			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[name], Challenges: challengeTypes(p), Names: names, Attestation: attestation})
 		}
 		out[name] = d
 	}

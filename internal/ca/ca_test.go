@@ -90,7 +90,7 @@ func requestFor(t testing.TB, key crypto.Signer, names ...pki.Identifier) ca.Req
 			tmpl.DNSNames = append(tmpl.DNSNames, n.Value)
 		}
 		evidence = append(evidence, ca.Evidence{Name: n, Method: "http-01", Reference: "authz", ValidatedAt: time.Now(),
-			ExpiresAt: time.Now().Add(time.Hour), CAAAt: time.Now()})
+			ExpiresAt: time.Now().Add(time.Hour), CAAAt: time.Now(), Remotes: 5})
 	}
 	der, err := x509.CreateCertificateRequest(rand.Reader, tmpl, key)
 	if err != nil {

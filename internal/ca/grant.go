@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"encoding/json/v2"
 	"time"
 
@@ -16,14 +17,22 @@ const caaLifetime = 8 * time.Hour
 // Evidence says why one name may be certified. It is stored with the
 // certificate, and `doctor issuance` checks it against the instant of signing.
 type Evidence struct {
-	Name        pki.Identifier `json:"name"`                // wildcard included
-	Method      string         `json:"method"`              // validation method, or "operator", "internal"
-	Reference   string         `json:"reference"`           // authorization id, token id or component
-	ValidatedAt time.Time      `json:"validated_at"`        // when control was shown
-	ExpiresAt   time.Time      `json:"expires_at"`          // last instant at which it counts
-	CAAAt       time.Time      `json:"caa_at,omitzero"`     // last CAA check of this very name
-	CAAExempt   bool           `json:"caa_exempt,omitzero"` // addresses, internal and operator grants
+	Name        pki.Identifier `json:"name"`                 // wildcard included
+	Method      string         `json:"method"`               // validation method, or "operator", "internal"
+	Reference   string         `json:"reference"`            // authorization id, token id or component
+	ValidatedAt time.Time      `json:"validated_at"`         // when control was shown
+	ExpiresAt   time.Time      `json:"expires_at"`           // last instant at which it counts
+	CAAAt       time.Time      `json:"caa_at,omitzero"`      // last CAA check of this very name
+	CAAExempt   bool           `json:"caa_exempt,omitempty"` // addresses, internal and operator grants
+	Remotes     int            `json:"remotes,omitzero"`     // remote perspectives that were asked and made a quorum
+	Key         []byte         `json:"key,omitempty"`        // SHA-256 of the SubjectPublicKeyInfo that alone may be certified; nil: any
 }
+
+// Methods of evidence that was not had by validation.
+const (
+	MethodOperator = "operator"
+	MethodInternal = "internal"
+)
 
 // Grant is the right to issue one certificate for a set of names. Its zero
 // value grants nothing. Only NewGrant makes one, and a house test keeps the
@@ -76,6 +85,17 @@ func (e *Evidence) check(now time.Time) error {
 	}
 	if !e.CAAExempt && now.Sub(e.CAAAt) > caaLifetime {
 		return fault.New(fault.CAA, "the CAA check of %s is too old; try again", e.Name.Value)
+	}
+	return nil
+}
+
+// checkKey reports whether the key with this hash is the one that each piece
+// of evidence is about. An attestation speaks for the key that it attests.
+func (g Grant) checkKey(spkiHash [32]byte) error {
+	for i := range g.evidence {
+		if e := &g.evidence[i]; e.Key != nil && !bytes.Equal(e.Key, spkiHash[:]) {
+			return fault.New(fault.BadCSR, "the key in the certificate request is not the one that was attested for %s; make a new order for this key", e.Name.Value)
+		}
 	}
 	return nil
 }

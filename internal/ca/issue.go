@@ -92,7 +92,7 @@ func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan,
 		return nil, err
 	}
 	leaf := pki.Leaf{NotBefore: from, NotAfter: to, SPKI: req.CSR.SPKI, Identifiers: req.Grant.Names(),
-		CommonName: req.CSR.CommonName, MustStaple: req.CSR.MustStaple}
+		CommonName: req.CSR.NameFor(req.Grant.Names()), MustStaple: req.CSR.MustStaple}
 	return s.build(ctx, auth, req.Profile, leaf, req, spkiHash)
 }
 
@@ -145,8 +145,11 @@ func (req *Request) check(now time.Time) error {
 	if err := req.Grant.check(now); err != nil {
 		return err
 	}
-	if !slices.Equal(pki.SortIdentifiers(req.CSR.Identifiers), pki.SortIdentifiers(req.Grant.Names())) {
+	if !req.CSR.Speaks(req.Grant.Names()) {
 		return fault.New(fault.BadCSR, "the names in the certificate request are not exactly those of the order")
+	}
+	if err := req.Grant.checkKey(pki.SPKIHash(req.CSR.SPKI)); err != nil {
+		return err
 	}
 	for _, id := range req.Grant.Names() {
 		if err := req.Profile.Permits(id); err != nil {

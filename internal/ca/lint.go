@@ -42,11 +42,12 @@ var lintSources = map[LintSet]lint.SourceList{
 }
 
 // notPrivate are Baseline Requirements about public trust: names below public
-// suffixes, reserved addresses, policy identifiers, lifetimes, and the key
+// suffixes, reserved addresses, policy identifiers, lifetimes, devices, and the key
 // types that browsers' root programs admit.
 var notPrivate = []string{
 	"e_dnsname_not_valid_tld", "e_ext_san_contains_reserved_ip", "e_subject_contains_reserved_ip", "e_subject_contains_reserved_arpa_ip",
 	"e_sub_cert_cert_policy_empty", "e_sub_cert_certificate_policies_missing",
+	"e_ext_san_other_name_present", // devices
 	"e_public_key_type_not_allowed", "e_signature_algorithm_not_supported", "e_algorithm_identifier_improper_encoding",
 	"e_sub_cert_valid_time_longer_than_39_months", "e_sub_cert_valid_time_longer_than_825_days", "e_server_cert_valid_time_longer_than_200_days",
 	"e_server_cert_valid_time_longer_than_100_days", "e_server_cert_valid_time_longer_than_47_days",

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"chancery/internal/fault"
+	"chancery/internal/pki"
 )
 
 // Trust is the policy that holds for an authority on top of its profiles. Who
@@ -24,20 +25,32 @@ func (t Trust) Valid() bool { return t == Private || t == PublicWebPKI }
 type Terms struct {
 	MaxPeriod time.Duration // longest life of a certificate, notBefore and notAfter included
 	MaxReuse  time.Duration // how old a proof of control may be at issuance
+
+	// MinRemotes is the fewest remote network perspectives that must have been
+	// asked for each name's proof and CAA check, and have made a quorum.
+	MinRemotes int
 }
 
 const day = 24 * time.Hour
 
 // webPKI are the terms of public-webpki (Baseline Requirements sections 6.3.2
-// and 4.2.1, ballot SC-081v3), each from its instant on.
+// and 4.2.1, ballot SC-081v3; section 3.2.2.9, ballot SC-067v3), each from its
+// instant on.
 var webPKI = []struct {
 	from  time.Time
 	terms Terms
 }{
 	{time.Time{}, Terms{MaxPeriod: 398 * day, MaxReuse: 398 * day}},
-	{time.Date(2026, 3, 15, 0, 0, 0, 0, time.UTC), Terms{MaxPeriod: 200 * day, MaxReuse: 200 * day}},
-	{time.Date(2027, 3, 15, 0, 0, 0, 0, time.UTC), Terms{MaxPeriod: 100 * day, MaxReuse: 100 * day}},
-	{time.Date(2029, 3, 15, 0, 0, 0, 0, time.UTC), Terms{MaxPeriod: 47 * day, MaxReuse: 10 * day}},
+	{date(2025, 9, 15), Terms{MaxPeriod: 398 * day, MaxReuse: 398 * day, MinRemotes: 2}},
+	{date(2026, 3, 15), Terms{MaxPeriod: 200 * day, MaxReuse: 200 * day, MinRemotes: 3}},
+	{date(2026, 6, 15), Terms{MaxPeriod: 200 * day, MaxReuse: 200 * day, MinRemotes: 4}},
+	{date(2026, 12, 15), Terms{MaxPeriod: 200 * day, MaxReuse: 200 * day, MinRemotes: 5}},
+	{date(2027, 3, 15), Terms{MaxPeriod: 100 * day, MaxReuse: 100 * day, MinRemotes: 5}},
+	{date(2029, 3, 15), Terms{MaxPeriod: 47 * day, MaxReuse: 10 * day, MinRemotes: 5}},
+}
+
+func date(year int, month time.Month, day int) time.Time {
+	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
 }
 
 // At returns the terms that hold for what is issued at now. It is a function
@@ -68,16 +81,23 @@ func tighter(own, limit time.Duration) time.Duration {
 	return own
 }
 
-// check reports evidence in g that is older than the terms allow at now. What
-// this program certifies for itself was not validated and has no age.
+// check reports evidence in g that the terms do not allow at now. What this
+// program certifies for itself was not validated: it has no age, and nobody
+// else could see it.
 func (m Terms) check(g Grant, now time.Time) error {
-	if m.MaxReuse == 0 {
-		return nil
-	}
 	for i := range g.evidence {
-		if e := &g.evidence[i]; now.After(e.ValidatedAt.Add(m.MaxReuse)) {
+		e := &g.evidence[i]
+		if m.MaxReuse > 0 && now.After(e.ValidatedAt.Add(m.MaxReuse)) {
 			return fault.New(fault.Unauthorized, "control of %s was shown more than %d days ago, too long for this authority; validate it again", e.Name.Value, m.MaxReuse/day)
+		}
+		if e.networked() && e.Remotes < m.MinRemotes {
+			return fault.New(fault.Unauthorized, "control of %s was confirmed by %d remote network perspectives; this authority needs %d; validate it again", e.Name.Value, e.Remotes, m.MinRemotes)
 		}
 	}
 	return nil
+}
+
+// networked reports whether control was shown over the network.
+func (e *Evidence) networked() bool {
+	return (e.Name.Type == pki.DNS || e.Name.Type == pki.IP) && e.Method != MethodInternal && e.Method != MethodOperator
 }

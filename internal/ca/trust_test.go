@@ -3,6 +3,7 @@ package ca_test
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,21 +20,27 @@ func TestTermsFollowTheDate(t *testing.T) { // Baseline Requirements, ballot SC-
 	for _, c := range []struct {
 		now           string
 		period, reuse time.Duration
+		remotes       int // ballot SC-067v3
 	}{
-		{"2026-03-14T23:59:59Z", 398 * day, 398 * day},
-		{"2026-03-15T00:00:00Z", 200 * day, 200 * day},
-		{"2026-11-22T00:00:00Z", 200 * day, 200 * day},
-		{"2027-03-14T23:59:59Z", 200 * day, 200 * day},
-		{"2027-03-15T00:00:00Z", 100 * day, 100 * day},
-		{"2029-03-14T23:59:59Z", 100 * day, 100 * day},
-		{"2029-03-15T00:00:00Z", 47 * day, 10 * day},
-		{"2040-01-01T00:00:00Z", 47 * day, 10 * day},
+		{"2025-09-14T23:59:59Z", 398 * day, 398 * day, 0},
+		{"2025-09-15T00:00:00Z", 398 * day, 398 * day, 2},
+		{"2026-03-14T23:59:59Z", 398 * day, 398 * day, 2},
+		{"2026-03-15T00:00:00Z", 200 * day, 200 * day, 3},
+		{"2026-06-15T00:00:00Z", 200 * day, 200 * day, 4},
+		{"2026-11-22T00:00:00Z", 200 * day, 200 * day, 4},
+		{"2026-12-14T23:59:59Z", 200 * day, 200 * day, 4},
+		{"2026-12-15T00:00:00Z", 200 * day, 200 * day, 5},
+		{"2027-03-14T23:59:59Z", 200 * day, 200 * day, 5},
+		{"2027-03-15T00:00:00Z", 100 * day, 100 * day, 5},
+		{"2029-03-14T23:59:59Z", 100 * day, 100 * day, 5},
+		{"2029-03-15T00:00:00Z", 47 * day, 10 * day, 5},
+		{"2040-01-01T00:00:00Z", 47 * day, 10 * day, 5},
 	} {
 		now, err := time.Parse(time.RFC3339, c.now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := ca.PublicWebPKI.At(now); got != (ca.Terms{MaxPeriod: c.period, MaxReuse: c.reuse}) {
+		if got := ca.PublicWebPKI.At(now); got != (ca.Terms{MaxPeriod: c.period, MaxReuse: c.reuse, MinRemotes: c.remotes}) {
 			t.Errorf("%s: %+v", c.now, got)
 		}
 		for _, own := range []ca.Trust{ca.Private, ""} {
@@ -97,12 +104,21 @@ func TestTrustHoldsAtIssuance(t *testing.T) {
 		old := request(t, pki.P256, dns("c.example.test"))
 		at := time.Now().Add(-201 * day)
 		if old.Grant, err = ca.NewGrant([]ca.Evidence{{Name: dns("c.example.test"), Method: "dns-01", Reference: "authz", ValidatedAt: at,
-			ExpiresAt: time.Now().Add(time.Hour), CAAAt: time.Now()}}); err != nil {
+			ExpiresAt: time.Now().Add(time.Hour), CAAAt: time.Now(), Remotes: 5}}); err != nil {
 			t.Fatal(err)
 		}
 		old.Profile = registered[long.Name]
 		if _, err := s.Issue(ctx, old); (err == nil) != (trust == ca.Private) || err != nil && !fault.Is(err, fault.Unauthorized) {
 			t.Errorf("%s: a proof of 201 days ago: %v", trust, err)
+		}
+		alone := request(t, pki.P256, dns("d.example.test"))
+		if alone.Grant, err = ca.NewGrant([]ca.Evidence{{Name: dns("d.example.test"), Method: "dns-01", Reference: "authz", ValidatedAt: time.Now(),
+			ExpiresAt: time.Now().Add(time.Hour), CAAAt: time.Now(), Remotes: 2}}); err != nil {
+			t.Fatal(err)
+		}
+		alone.Profile = registered[long.Name]
+		if _, err := s.Issue(ctx, alone); (err == nil) != (trust == ca.Private) || err != nil && !strings.Contains(err.Error(), "confirmed by 2 remote network perspectives") {
+			t.Errorf("%s: a proof that two perspectives confirmed: %v", trust, err)
 		}
 	}
 }

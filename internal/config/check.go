@@ -20,6 +20,7 @@ func (c *Config) Check() []error {
 	k.keys()
 	k.acme()
 	k.validation()
+	k.perspectives()
 	k.status()
 	k.bus()
 	k.scan()
@@ -142,6 +143,12 @@ func (k *checker) profile(key string, p Profile) {
 	k.names(key, map[string][]string{"allow_names": p.AllowNames, "deny_names": p.DenyNames})
 	for i, c := range p.Challenges {
 		k.must(i == 0 || c.late() || !p.Challenges[i-1].late(), key+".challenges", "%s must stand before %s, at which some clients give up", c, p.Challenges[max(i-1, 0)])
+	}
+	attests := slices.Contains(p.Challenges, "device-attest-01")
+	k.must(!attests || p.AttestAppleRoots+p.AttestTPMRoots+p.AttestAndroidRoots+p.AttestStepRoots != "", key+".challenges",
+		"offers device-attest-01; set attest_apple_roots, attest_tpm_roots, attest_android_roots or attest_step_roots")
+	for _, n := range p.Names {
+		k.must(!n.device() || attests, key+".names", "%s can be proved by device-attest-01 alone, which challenges lacks", n)
 	}
 	for _, d := range append(slices.Clone(p.PermittedDomains), p.ExcludedDomains...) {
 		k.must(isDomain(d), key+".permitted_domains", "%q is not a domain name", d)

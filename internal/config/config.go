@@ -28,6 +28,11 @@ type Config struct {
 	// How the control of an identifier is checked.
 	Validation Validation `toml:"validation"`
 
+	// One table per remote network perspective, which confirms what this server
+	// sees of an identifier (see docs/perspectives.md). Without any such table
+	// nobody is asked.
+	Perspective map[string]Perspective `toml:"perspective"`
+
 	// One table per certificate authority. NAME appears in its ACME directory,
 	// /acme/NAME/directory. Without any such table there is one, "default".
 	CA map[string]CA `toml:"ca"`
@@ -253,6 +258,15 @@ type Validation struct {
 
 	// Longest time for one whole validation attempt.
 	Timeout time.Duration `toml:"timeout"`
+
+	// Longest time for the answer of a remote perspective. One that takes longer
+	// counts as one that disagrees.
+	PerspectiveTimeout time.Duration `toml:"perspective_timeout"`
+
+	// Key (PEM) by which remote perspectives know this server. Empty:
+	// perspective.key in the data directory, made when it is missing. All
+	// replicas share it.
+	PerspectiveKeyFile string `toml:"perspective_key_file"`
 
 	// Most validations at once. More wait; when too many wait, orders are
 	// answered 503.

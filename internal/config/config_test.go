@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -200,8 +201,17 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[acme]\nchallenge_wait = \"1h\"\n", `chancery.toml:2: acme.challenge_wait: must be at most half of server.write_timeout (1m)`},
 		{"[acme]\norder_lifetime = \"1d\"\n", `default: acme.pending_lifetime: is longer than acme.order_lifetime (1d); nobody could use the result`},
 		{"[acme]\ncaa_identities = [\"CA.example\"]\n", `chancery.toml:2: acme.caa_identities: "CA.example" is not a domain name`},
+		{"[perspective.a]\nregion = \"eu\"\nurl = \"https://a\"\npin = \"sha256/47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU\"\n", `default: perspective.a: one remote perspective makes no quorum; configure at least two, or none`},
+		{perspectives("eu", "eu"), `default: perspective.p0: all perspectives are in one region; a proof needs two`},
+		{perspectives("eu", ""), `chancery.toml:6: perspective.p1.region: must be set; a proof needs perspectives of two regions`},
+		{strings.Replace(perspectives("eu", "us"), "https://p1", "http://p1", 1), `chancery.toml:7: perspective.p1.url: must be the https:// URL of the agent`},
+		{strings.Replace(perspectives("eu", "us"), "sha256/", "sha1/", 1), "chancery.toml:4: perspective.p0.pin: must be what `chancery agent key FILE` prints where the agent runs"},
+		{"[ca.default]\nmin_perspectives = 1\n", `chancery.toml:2: ca.default.min_perspectives: is 1, and there are 0 [perspective.NAME] sections`},
+		{"[validation]\nperspective_timeout = \"1h\"\n" + perspectives("eu", "us"), `chancery.toml:2: validation.perspective_timeout: is longer than a validation may take (30s)`},
 		{"[validation]\ntimeout = \"1s\"\nconnect_timeout = \"500ms\"\n", `default: validation.dns_timeout: is longer than validation.timeout (1s)`},
 		{"[profile.default]\nchallenges = [\"dns-account-01\", \"dns-01\"]\n", `chancery.toml:2: profile.default.challenges: dns-01 must stand before dns-account-01, at which some clients give up`},
+		{"[profile.default]\nchallenges = [\"device-attest-01\"]\n", `chancery.toml:2: profile.default.challenges: offers device-attest-01; set attest_apple_roots, attest_tpm_roots, attest_android_roots or attest_step_roots`},
+		{"[profile.default]\nnames = [\"hardware-module\"]\n", `chancery.toml:2: profile.default.names: hardware-module can be proved by device-attest-01 alone, which challenges lacks`},
 		{"[profile.default]\ndeny_names = [\"a b\"]\n", `chancery.toml:2: profile.default.deny_names: "a b" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
 		{"[ca.default]\nallow_names = [\"10.0.0.1/8\"]\n", `chancery.toml:2: ca.default.allow_names: "10.0.0.1/8" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
 		{"[keys.pkcs11]\nmodule = \"lib.so\"\ntoken = \"t\"\npin_env = \"P\"\n", `chancery.toml:2: keys.pkcs11.module: must be an absolute path, so that no other library is loaded`},
@@ -228,6 +238,15 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 			t.Errorf("%s\n%s", c.text, diff)
 		}
 	}
+}
+
+// perspectives is a file with a perspective in each region.
+func perspectives(regions ...string) string {
+	var b strings.Builder
+	for i, r := range regions {
+		fmt.Fprintf(&b, "[perspective.p%d]\nregion = %q\nurl = \"https://p%d\"\npin = \"sha256/47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU\"\n", i, r, i)
+	}
+	return b.String()
 }
 
 // keyOf is the key of a problem line.

@@ -47,9 +47,12 @@ func Default() *Config {
 			ConnectTimeout: 5 * time.Second,
 			Timeout:        20 * time.Second,
 			Workers:        256,
+
+			PerspectiveTimeout: 15 * time.Second,
 		},
-		CA:      map[string]CA{"default": DefaultCA()},
-		Profile: map[string]Profile{"default": DefaultProfile()},
+		Perspective: map[string]Perspective{},
+		CA:          map[string]CA{"default": DefaultCA()},
+		Profile:     map[string]Profile{"default": DefaultProfile()},
 		Limits: Limits{
 			Enabled:                true,
 			AccountsPerIP:          Rate{Count: 50, Per: 3 * time.Hour},

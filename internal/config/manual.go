@@ -18,6 +18,7 @@ import (
 //go:embed config.go
 //go:embed find.go
 //go:embed keys.go
+//go:embed perspective.go
 //go:embed profile.go
 //go:embed signin.go
 //go:embed status.go

@@ -18,7 +18,8 @@ type CA struct {
 	// Which policy holds on top of the profiles: private (the operator's own)
 	// or public-webpki (the dated rules of the CA/Browser Forum: certificates
 	// live and validations count for at most 200 days, from 2027-03-15 for 100,
-	// from 2029-03-15 for 47 and 10). It is judged at each issuance.
+	// from 2029-03-15 for 47 and 10; at least 4 remote perspectives confirm each
+	// name, from 2026-12-15 at least 5). It is judged at each issuance.
 	Trust Trust `toml:"trust"`
 
 	// Profiles that clients of this directory may ask for.
@@ -52,6 +53,11 @@ type CA struct {
 
 	// Whether such an order may let anybody fetch its certificate with GET.
 	StarAllowGet bool `toml:"star_allow_get"`
+
+	// Fewest remote perspectives that must have been asked, and have made a
+	// quorum, for each name. It is judged at each issuance; trust =
+	// "public-webpki" may want more. 0: as many as there are.
+	MinPerspectives int `toml:"min_perspectives" min:"0" max:"100"`
 
 	// Number of CRL shards. A certificate's shard is fixed when it is issued,
 	// so this may grow but not shrink.
@@ -95,7 +101,9 @@ type Profile struct {
 	// code-signing. Never taken from a request.
 	ExtKeyUsages []ExtKeyUsage `toml:"ext_key_usages"`
 
-	// Kinds of names a certificate may hold: dns, wildcard, ip.
+	// Kinds of names a certificate may hold: dns, wildcard, ip; and, with
+	// device-attest-01, permanent-identifier (a device's serial number) and
+	// hardware-module.
 	Names []NameKind `toml:"names"`
 
 	// DNS suffixes that every name must be equal to or end in, such as
@@ -135,6 +143,19 @@ type Profile struct {
 	// dns-persist-01, which not every client knows, must come last: some
 	// clients give up at the first challenge that they do not understand.
 	Challenges []Challenge `toml:"challenges"`
+
+	// Certificates (PEM) that attestations of Apple's devices must chain to,
+	// for device-attest-01. Empty: they are not accepted; so with the next three.
+	AttestAppleRoots string `toml:"attest_apple_roots"`
+
+	// The same for attestation keys of TPMs.
+	AttestTPMRoots string `toml:"attest_tpm_roots"`
+
+	// The same for keys of Android's key store.
+	AttestAndroidRoots string `toml:"attest_android_roots"`
+
+	// The same for the format of step-ca's clients, such as YubiKeys.
+	AttestStepRoots string `toml:"attest_step_roots"`
 }
 
 // KeyUsage is a key usage bit (RFC 5280 section 4.2.1.3).
@@ -155,7 +176,12 @@ func (ExtKeyUsage) Choices() []string {
 type NameKind string
 
 // Choices returns the values a name kind may have.
-func (NameKind) Choices() []string { return []string{"dns", "wildcard", "ip"} }
+func (NameKind) Choices() []string {
+	return []string{"dns", "wildcard", "ip", "permanent-identifier", "hardware-module"}
+}
+
+// device reports whether n is about devices.
+func (n NameKind) device() bool { return n == "permanent-identifier" || n == "hardware-module" }
 
 // CommonName says what the subject's common name is.
 type CommonName string
@@ -174,7 +200,7 @@ type Challenge string
 
 // Choices returns the values a challenge may have.
 func (Challenge) Choices() []string {
-	return []string{"http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01"}
+	return []string{"http-01", "dns-01", "tls-alpn-01", "device-attest-01", "dns-account-01", "dns-persist-01"}
 }
 
 // late reports whether a challenge type must follow those that every client

@@ -26,6 +26,7 @@ const (
 	AlreadyRevoked          Code = "alreadyRevoked"
 	AutoRenewalCanceled     Code = "autoRenewalCanceled" // RFC 8739, and the next three
 	AutoRenewalExpired      Code = "autoRenewalExpired"
+	BadAttestationStatement Code = "badAttestationStatement" // draft-ietf-acme-device-attest
 	BadCSR                  Code = "badCSR"
 	BadNonce                Code = "badNonce"
 	BadPublicKey            Code = "badPublicKey"

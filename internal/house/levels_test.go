@@ -41,6 +41,8 @@ var levels = []level{
 	{"internal/inventory", 2, []string{"internal/audit"}},
 	{"internal/inventory/follow", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/acme", 2, nil},
+	{"internal/acme/challenge", 2, []string{"internal/acme/attest"}},
+	{"internal/acme/perspective", 2, []string{"internal/acme/challenge"}},
 	{"internal/acme/client", 2, []string{"internal/acme/solver"}},
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
 	{"internal/deploy", 2, nil},

@@ -32,6 +32,9 @@ type CSR struct {
 
 	// SignatureAlgorithm is that of the request itself, nothing more.
 	SignatureAlgorithm x509.SignatureAlgorithm
+
+	cnInSAN bool // the subjectAltName has the common name, too
+	devices bool // the common name may be a device's
 }
 
 // csrParts are the pieces of a request before anything is checked.
@@ -47,7 +50,13 @@ type csrParts struct {
 // a request for a CA certificate, other kinds of subject alternative name,
 // critical extensions that are not understood and anything ambiguous are
 // refused. The error is a *fault.Error (badCSR) whose text says what to change.
-func ParseCSR(der []byte, max int) (*CSR, error) {
+func ParseCSR(der []byte, max int) (*CSR, error) { return parseCSR(der, max, false) }
+
+// ParseDeviceCSR is ParseCSR for orders with devices in them: the common name
+// may be the identity of one, as clients of devices write it.
+func ParseDeviceCSR(der []byte, max int) (*CSR, error) { return parseCSR(der, max, true) }
+
+func parseCSR(der []byte, max int, devices bool) (*CSR, error) {
 	if len(der) > max {
 		return nil, badCSR("it has %d octets, more than the %d allowed", len(der), max)
 	}
@@ -55,7 +64,7 @@ func ParseCSR(der []byte, max int) (*CSR, error) {
 	if !p.split(der) {
 		return nil, badCSR("it is not a DER CertificationRequest (RFC 2986)")
 	}
-	csr := &CSR{DER: der, SPKI: p.spki}
+	csr := &CSR{DER: der, SPKI: p.spki, devices: devices}
 	if err := csr.readKey(); err != nil {
 		return nil, err
 	}
@@ -232,6 +241,9 @@ func (c *CSR) readCommonName(value cryptobyte.String, tag cbasn1.Tag) error {
 	if err != nil {
 		id, err = ParseIdentifier(DNS, string(value))
 	}
+	if err != nil && c.devices {
+		id, err = ParseIdentifier(PermanentIdentifier, string(value))
+	}
 	if err != nil {
 		return badCSR("its common name must be one of its names or be left out: %s", fault.As(err).Detail)
 	}
@@ -326,6 +338,7 @@ func (c *CSR) readSAN(value cryptobyte.String) error {
 			return err
 		}
 		c.Identifiers = append(c.Identifiers, id)
+		c.cnInSAN = c.cnInSAN || id.Value == c.CommonName
 	}
 	return nil
 }
@@ -341,8 +354,13 @@ func generalName(name []byte, tag cbasn1.Tag) (id Identifier, err error) {
 			return id, badCSR("an IP address in its subjectAltName has %d octets, not 4 or 16", len(name))
 		}
 		id, err = ParseIdentifier(IP, addr.String())
+	case cbasn1.Tag(0).Constructed().ContextSpecific():
+		id, err = DeviceName(name)
+		if err == nil && id.Type == "" {
+			return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
+		}
 	default:
-		return id, badCSR("its subjectAltName holds something else than DNS names and IP addresses")
+		return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
 	}
 	if err != nil {
 		return id, because(err)

@@ -287,6 +287,12 @@ func appendSAN(dst []byte, ids []Identifier, critical bool) ([]byte, error) {
 				return nil, fmt.Errorf("identifier %s is not in canonical form", id)
 			}
 			list = appendTLV(list, context(nameIP), addr.AsSlice())
+		case PermanentIdentifier, HardwareModule:
+			name, err := id.deviceName()
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, name...)
 		default:
 			return nil, fmt.Errorf("identifier %s is of an unknown type", id)
 		}

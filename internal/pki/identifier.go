@@ -23,7 +23,9 @@ const (
 )
 
 // Valid reports whether t is a known identifier type.
-func (t IdentifierType) Valid() bool { return t == DNS || t == IP }
+func (t IdentifierType) Valid() bool {
+	return t == DNS || t == IP || t == PermanentIdentifier || t == HardwareModule
+}
 
 // Identifier is one subject that a certificate speaks for. Two identifiers
 // that came from ParseIdentifier mean the same subject exactly when they are
@@ -80,6 +82,8 @@ func ParseIdentifier(typ IdentifierType, value string) (Identifier, error) {
 			return Identifier{}, err
 		}
 		return Identifier{IP, addr.String()}, nil
+	case PermanentIdentifier, HardwareModule:
+		return parseDevice(typ, value)
 	}
 	return Identifier{}, fault.New(fault.UnsupportedIdentifier, "identifier type %.32q is not supported; use \"dns\" or \"ip\"", string(typ))
 }

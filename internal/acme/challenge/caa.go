@@ -63,6 +63,8 @@ type clearance struct {
 	At         time.Time      `json:"checkedAt"`
 	Found      string         `json:"found,omitempty"` // domain with the relevant record set
 	Records    []string       `json:"records,omitempty"`
+
+	Corroboration *Corroboration `json:"corroboration,omitempty"` // nil: no remote perspective was asked
 }
 
 // Covers reports whether c permits issuing for exactly id to this account
@@ -105,11 +107,11 @@ func (c Clearance) MarshalJSON() ([]byte, error) { return json.Marshal(c.c) }
 // Check looks the CAA records of id up and decides. A refusal is a *fault.Error
 // of code caa that names the domain and records that refuse; a failed lookup
 // is one of code dns, for it never permits. Addresses have no CAA records
-// (RFC 8738 section 7).
+// (RFC 8738 section 7), and devices have none either.
 func (k *CAAChecker) Check(ctx context.Context, id pki.Identifier, method Type, accountURL string) (Clearance, error) {
 	out := &clearance{Identifier: id, Method: method, AccountURL: accountURL, At: k.cfg.Now().UTC()}
 	switch id.Type {
-	case pki.IP:
+	case pki.IP, pki.PermanentIdentifier, pki.HardwareModule:
 		return Clearance{out}, nil
 	case pki.DNS:
 	default:

@@ -34,6 +34,8 @@ const (
 
 	DNSAccount01 Type = "dns-account-01" // draft-ietf-acme-dns-account-label-03
 	DNSPersist01 Type = "dns-persist-01" // draft-ietf-acme-dns-persist-02
+
+	DeviceAttest01 Type = "device-attest-01" // draft-ietf-acme-device-attest-10
 )
 
 // Late reports whether t must follow, in an authorization, the methods that
@@ -52,6 +54,7 @@ type Request struct {
 	AccountURL       string         // whose account; becomes part of the Proof
 	Subdomains       bool           // the proof is to cover what is below the name too; Type.Zone only
 	Persist          *Persist       // dns-persist-01 only, in place of the two above
+	Device           *Device        // device-attest-01 only
 }
 
 // Validator checks one validation method.
@@ -111,6 +114,9 @@ type proof struct {
 	Perspective string         `json:"perspective"`
 	Until       time.Time      `json:"persistUntil,omitzero"` // when the owner of the name ends it
 	Steps       []Step         `json:"validationRecord"`
+
+	Corroboration *Corroboration `json:"corroboration,omitempty"` // nil: no remote perspective was asked
+	Device        *Attested      `json:"device,omitempty"`        // nil unless Method is device-attest-01
 }
 
 // Valid reports whether p proves anything.

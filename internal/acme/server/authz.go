@@ -12,6 +12,7 @@ import (
 
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/perspective"
 	"chancery/internal/audit"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -35,6 +36,8 @@ type Authorization struct {
 	Validated  time.Time
 	ExpiresAt  time.Time
 	CreatedAt  time.Time
+
+	record *perspective.Record // what remote perspectives said, of one proved when it was made
 }
 
 // Challenge is one way to prove an authorization, as stored.
@@ -151,8 +154,8 @@ func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile, need tim
 	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
 		z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
 		z.Subdomains = r.Bool()
-		if !slices.Contains(p.Challenges, z.Method) {
-			return nil
+		if !slices.Contains(p.Challenges, z.Method) || z.Method == challenge.DeviceAttest01 {
+			return nil // an attestation speaks for one key, and the next request has another
 		}
 		keepLonger(have.exact, z)
 		if z.Subdomains && m.ca.Subdomains {

@@ -9,6 +9,7 @@ import (
 
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/perspective"
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
@@ -40,6 +41,10 @@ type trial struct {
 	authz      Authorization
 	index      int // of the challenge
 	thumbprint string
+
+	attestation []byte // device-attest-01: the response
+
+	record *perspective.Record // what remote perspectives said, once prove is done; nil if nobody was asked
 }
 
 func (t *trial) challenge() *Challenge { return &t.authz.Challenges[t.index] }
@@ -87,11 +92,12 @@ func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
 	case z.StateAt(m.now) == acme.AuthorizationExpired:
 		return nil, fault.New(fault.Malformed, "the authorization has expired; make a new order")
 	default:
-		if _, err := acme.Decode[acme.ChallengeResponse](m.jws.Payload); err != nil {
+		resp, err := acme.Decode[acme.ChallengeResponse](m.jws.Payload)
+		if err != nil {
 			return nil, err
 		}
 		if z.State == acme.AuthorizationPending && c.State == acme.ChallengePending {
-			if c, running, err = s.respond(m, z, i); err != nil {
+			if c, running, err = s.respond(m, z, i, resp); err != nil {
 				return nil, err
 			}
 		}
@@ -105,9 +111,15 @@ func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
 }
 
 // respond validates and waits. running is not "" when the result is not known yet.
-func (s *Server) respond(m *message, z Authorization, i int) (c Challenge, running challenge.Type, err error) {
+func (s *Server) respond(m *message, z Authorization, i int, resp acme.ChallengeResponse) (c Challenge, running challenge.Type, err error) {
 	c = z.Challenges[i]
-	v, err := s.begin(m, &trial{m.ca, z, i, m.key.Thumbprint})
+	t := &trial{ca: m.ca, authz: z, index: i, thumbprint: m.key.Thumbprint}
+	if c.Type == challenge.DeviceAttest01 {
+		if t.attestation, err = attestation(resp); err != nil {
+			return c, "", err
+		}
+	}
+	v, err := s.begin(m, t)
 	if err != nil {
 		return c, "", err
 	}
@@ -179,6 +191,7 @@ func (s *Server) validate(t *trial) (c Challenge, err error) {
 		c.State, c.Validated = acme.ChallengeValid, proof.At()
 		err = s.settleValid(ctx, t, c, proof, caa, now)
 	case f.Status() >= http.StatusInternalServerError:
+		s.keepRecord(t.authz.ID, t.authz.Identifier, c.Type, t.record, t.actor())
 		s.log.Error("validation failed on our side", "authorization", t.authz.ID, "type", string(c.Type), "error", err)
 		return c, err
 	default:
@@ -213,7 +226,8 @@ func (s *Server) settled(ctx context.Context, t *trial) (c Challenge, err error)
 }
 
 // prove runs the validator and, at the same time, checks CAA: a name that may
-// not be issued is refused now, not at the end.
+// not be issued is refused now, not at the end. Remote perspectives, if there
+// are any, look meanwhile, and what was found here counts only with them.
 func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challenge.Clearance, error) {
 	req, err := s.request(ctx, t)
 	if err != nil {
@@ -224,6 +238,11 @@ func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challeng
 		err       error
 	}
 	method := t.challenge().Type
+	if err := s.enoughRemotes(t.ca, t.authz.Identifier, time.Now()); err != nil {
+		return challenge.Proof{}, challenge.Clearance{}, err
+	}
+	round := s.cfg.Perspectives.Ask(ctx, perspective.Question{Method: method, Request: req, Issuers: t.ca.CAAIdentities})
+	defer round.Stop()
 	caa := make(chan verdict, 1)
 	go func() {
 		clearance, err := t.ca.CAA.Check(ctx, t.authz.Identifier, method, req.AccountURL)
@@ -237,7 +256,9 @@ func (s *Server) prove(ctx context.Context, t *trial) (challenge.Proof, challeng
 	if v.err != nil {
 		return challenge.Proof{}, challenge.Clearance{}, v.err
 	}
-	return proof, v.clearance, nil
+	clearance := v.clearance
+	proof, clearance, t.record, err = round.Confirm(proof, clearance)
+	return proof, clearance, err
 }
 
 // request returns what the validator of a trial needs.
@@ -249,7 +270,10 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 		return req, err
 	}
 	req.Token, req.KeyAuthorization = c.Token, acme.KeyAuthorization(c.Token, t.thumbprint)
-	return req, nil
+	if c.Type == challenge.DeviceAttest01 {
+		req.Device, err = s.device(ctx, t)
+	}
+	return req, err
 }
 
 // settleValid stores a proof, and makes the order ready if it was the last one.
@@ -278,7 +302,7 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 		if z.OrderID != "" {
 			tx.Queue(qCountProof, nil, z.OrderID)
 		}
-		return nil
+		return t.note(tx)
 	})
 }
 
@@ -298,7 +322,7 @@ func (s *Server) settleInvalid(ctx context.Context, t *trial, c Challenge, why *
 		if z.OrderID != "" {
 			tx.Queue(qFailOrder, nil, z.OrderID, problem)
 		}
-		return nil
+		return t.note(tx)
 	})
 }
 

@@ -44,8 +44,8 @@ func TestConfigHasEffect(t *testing.T) {
 	})
 	t.Run("Trust", func(t *testing.T) {
 		w := lite(t, func(c *server.Config) { c.AuthorizationLifetime = 400 * 24 * time.Hour }, forCA(func(a *server.CA) { a.Trust = ca.PublicWebPKI }))
-		c := w.account(t)
-		o, _ := c.ready("a.test")
+		c := w.watched(t, w.account(t), nil, w.dns, w.dns, w.dns, w.dns, w.dns)
+		o, _ := c.try("a.test")
 		wantIn(t, "valid authorization", c.post(o.Authorizations[0], nil).authz().Expires.Time, ca.PublicWebPKI.At(time.Now()).MaxReuse)
 	})
 	t.Run("MaxBody", func(t *testing.T) {

@@ -81,7 +81,11 @@ func (p *Profile) check(validators *challenge.Registry) error {
 	known := append(validators.Offers(pki.Identifier{Type: pki.DNS, Value: "a.example"}),
 		validators.Offers(pki.Identifier{Type: pki.DNS, Value: "*.a.example"})...)
 	known = append(known, validators.Offers(pki.Identifier{Type: pki.IP, Value: "192.0.2.1"})...)
+	known = append(known, validators.Offers(pki.Identifier{Type: pki.PermanentIdentifier, Value: "a"})...)
 	for _, t := range p.Challenges {
+		if t == challenge.DeviceAttest01 && (p.Attestation == nil || len(p.Attestation.Roots) == 0) {
+			return fault.New(fault.Invalid, "profile %s offers %s and trusts no attestation; name the roots of a format", p.Name, t)
+		}
 		if !slices.Contains(known, t) {
 			return fault.New(fault.Invalid, "profile %s offers the challenge type %s, for which there is no validator", p.Name, t)
 		}

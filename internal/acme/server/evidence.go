@@ -11,6 +11,7 @@ import (
 
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/perspective"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -64,10 +65,14 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 		if err != nil {
 			return ca.Grant{}, nil, err
 		}
-		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof, now)}
+		pieces[i] = ca.Evidence{Name: id, Method: string(proof.Method()), Reference: z.ID, ValidatedAt: proof.At(), ExpiresAt: a.expiry(z, proof, now),
+			Remotes: proof.Corroboration().Remotes}
+		if d := proof.Attested(); d != nil {
+			pieces[i].Key = d.Key
+		}
 		if caa, err := s.proofs.OpenClearance(z.CAA); err == nil &&
-			caa.Covers(id, proof.Method(), a.accountURL(o.AccountID), now, caaMaxAge) {
-			pieces[i].CAAAt = caa.At()
+			caa.Covers(id, proof.Method(), a.accountURL(o.AccountID), now, caaMaxAge) && confirmed(id, proof, caa) >= a.minRemotes(now) {
+			pieces[i].CAAAt, pieces[i].Remotes = caa.At(), confirmed(id, proof, caa)
 			continue
 		}
 		stale = append(stale, i)
@@ -127,10 +132,17 @@ func (s *Server) support(a *authority, o *Order, z *Authorization, id pki.Identi
 	if !now.Before(a.expiry(z, proof, now)) {
 		return challenge.Proof{}, bad(acme.AuthorizationExpired, "the proof is older than policy allows now")
 	}
+	if why := a.attests(proof, o.Profile); why != "" {
+		return challenge.Proof{}, bad(acme.AuthorizationExpired, why)
+	}
+	if need := a.minRemotes(now); networked(id) && proof.Corroboration().Remotes < need {
+		return challenge.Proof{}, bad(acme.AuthorizationExpired, fmt.Sprintf("the proof was not confirmed by as many remote network perspectives as policy wants now, %d", need))
+	}
 	return proof, nil
 }
 
-// recheck checks CAA anew for the named pieces, each for its own name.
+// recheck checks CAA anew for the named pieces, each for its own name, here
+// and from the remote perspectives.
 func (s *Server) recheck(ctx context.Context, a *authority, o *Order, pieces []ca.Evidence, stale []int) ([]clearedName, error) {
 	if len(stale) == 0 {
 		return nil, nil
@@ -141,7 +153,7 @@ func (s *Server) recheck(ctx context.Context, a *authority, o *Order, pieces []c
 	for n, i := range stale {
 		g.Go(func() error {
 			e := &pieces[i]
-			caa, err := a.CAA.Check(ctx, e.Name, challenge.Type(e.Method), a.accountURL(o.AccountID))
+			caa, err := s.checkCAA(ctx, a, o, e)
 			if err != nil {
 				return err
 			}
@@ -152,6 +164,28 @@ func (s *Server) recheck(ctx context.Context, a *authority, o *Order, pieces []c
 		})
 	}
 	return cleared, g.Wait()
+}
+
+// checkCAA checks CAA for one name and lowers Remotes of its evidence to how
+// many remote perspectives were asked, too.
+func (s *Server) checkCAA(ctx context.Context, a *authority, o *Order, e *ca.Evidence) (challenge.Clearance, error) {
+	if err := s.enoughRemotes(a, e.Name, time.Now()); err != nil {
+		return challenge.Clearance{}, err
+	}
+	method, account := challenge.Type(e.Method), a.accountURL(o.AccountID)
+	round := s.cfg.Perspectives.Ask(ctx, perspective.Question{Method: method, CAAOnly: true, Issuers: a.CAAIdentities,
+		Request: challenge.Request{Identifier: e.Name, AccountURL: account}})
+	defer round.Stop()
+	caa, err := a.CAA.Check(ctx, e.Name, method, account)
+	if err != nil {
+		return challenge.Clearance{}, err
+	}
+	caa, record, err := round.ConfirmCAA(caa)
+	s.keepRecord(e.Reference, e.Name, method, record, "account:"+o.AccountID)
+	if e.Name.Type == pki.DNS {
+		e.Remotes = min(e.Remotes, caa.Corroboration().Remotes)
+	}
+	return caa, err
 }
 
 // give marks an order invalid because an authorization does not support it,

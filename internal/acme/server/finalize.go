@@ -164,16 +164,24 @@ func (s *Server) await(ctx context.Context, id string) error {
 	return nil
 }
 
+// parseCSR parses a certificate request for an order.
+func (o *Order) parseCSR(der []byte) (*pki.CSR, error) {
+	if slices.ContainsFunc(o.Identifiers, pki.Identifier.Device) {
+		return pki.ParseDeviceCSR(der, maxCSR)
+	}
+	return pki.ParseCSR(der, maxCSR)
+}
+
 // checkCSR parses a certificate request and holds it against its order.
 func checkCSR(o *Order, der []byte, account crypto.PublicKey) (*pki.CSR, error) {
-	csr, err := pki.ParseCSR(der, maxCSR)
+	csr, err := o.parseCSR(der)
 	if err != nil {
 		return nil, err
 	}
 	if key, ok := csr.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || key.Equal(account) {
 		return nil, fault.New(fault.BadCSR, "the key to certify is the account's key; make one for the certificate alone (RFC 8555 section 11.1)")
 	}
-	if !slices.Equal(pki.SortIdentifiers(csr.Identifiers), o.Identifiers) {
+	if !csr.Speaks(o.Identifiers) {
 		return nil, fault.New(fault.BadCSR, "the names in the certificate request are not exactly those of the order")
 	}
 	return csr, nil

@@ -141,6 +141,7 @@ func (s *Server) justInTime(m *message, fresh []Authorization, need time.Time) {
 func (s *Server) proved(ctx context.Context, t *trial, need time.Time) *Authorization {
 	proof, caa, err := s.prove(ctx, t)
 	if err != nil {
+		s.keepRecord(t.authz.ID, t.authz.Identifier, challenge.DNSPersist01, t.record, t.actor())
 		s.log.DebugContext(ctx, "not proved just in time", "authorization", t.authz.ID, "identifier", t.authz.Identifier.Value, "error", err)
 		return nil
 	}
@@ -159,6 +160,7 @@ func (s *Server) proved(ctx context.Context, t *trial, need time.Time) *Authoriz
 	if !z.ExpiresAt.After(need) {
 		return nil
 	}
+	z.record = t.record
 	return &z
 }
 
@@ -183,6 +185,9 @@ func (z *Authorization) noteProved(tx *db.Tx, actor string, now time.Time) error
 		return nil
 	}
 	tx.Queue(qPersisted, nil, z.AccountID, now)
+	if err := noteRecord(tx, z.ID, z.Identifier, z.Method, z.record, actor); err != nil {
+		return err
+	}
 	return audit.Append(tx, audit.Entry{At: now, Kind: "authorization.just_in_time", Actor: actor, Subject: "authorization:" + z.ID,
 		Data: map[string]string{"identifier": z.Identifier.Value, "method": string(z.Method)}})
 }

@@ -10,7 +10,6 @@ import (
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
-	"chancery/internal/pki"
 )
 
 var (
@@ -95,7 +94,7 @@ func (w *work) again(ctx context.Context) error {
 	if a == nil {
 		return fault.New(fault.Unauthorized, "the CA %s is not served any more", o.CA)
 	}
-	csr, err := pki.ParseCSR(o.CSR, maxCSR)
+	csr, err := o.parseCSR(o.CSR)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"chancery/internal/acme/attest"
 	"chancery/internal/acme/challenge"
+	"chancery/internal/acme/perspective"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -34,6 +36,9 @@ type Config struct {
 
 	// Validators are the challenge types of this process. Required.
 	Validators *challenge.Registry
+
+	// Perspectives confirm what Validators and CAA checks find; nil: nobody does.
+	Perspectives *perspective.Set
 
 	// BaseURL is the scheme and authority under which clients reach the
 	// server, without a final slash: "https://ca.example". It is part of every
@@ -151,6 +156,11 @@ type CA struct {
 	// the reuse of proofs further; "": ca.Private.
 	Trust ca.Trust
 
+	// MinPerspectives is the fewest remote perspectives that must have been
+	// asked, and have made a quorum, for each name that is certified; the
+	// trust profile may want more. 0: none, unless that does.
+	MinPerspectives int
+
 	// JustInTime says for whom dns-persist-01 is tried when an order is made;
 	// "": JustInTimeKnown.
 	JustInTime JustInTime
@@ -180,6 +190,9 @@ type Profile struct {
 	// Challenges are the types offered, in the order that clients see. At
 	// least one; a type without a validator is an error of New.
 	Challenges []challenge.Type
+
+	// Attestation says whose attestations of devices count, with device-attest-01.
+	Attestation *attest.Policy
 
 	// Names says which identifiers are certified under the profile, by what is
 	// configured now; the rules that an order pins are those of ca.Profile.

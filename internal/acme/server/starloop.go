@@ -14,7 +14,6 @@ import (
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
 	"chancery/internal/loop"
-	"chancery/internal/pki"
 )
 
 const (
@@ -147,7 +146,7 @@ func (s *Server) renewal(ctx context.Context, v *star, token string, now time.Ti
 	if !ok || i == 0 { // the end has come, or this is early
 		return s.settleStar(ctx, qRenewStar, o.ID, token, v.certificateID, v.soonest(now))
 	}
-	csr, err := pki.ParseCSR(o.CSR, maxCSR)
+	csr, err := o.parseCSR(o.CSR)
 	if err != nil {
 		return err
 	}
