@@ -37,6 +37,8 @@ var (
 		WHERE (pass_id, number) IN (SELECT pass_id, number FROM scan_shard WHERE site = $1 AND state <> 'done' AND lease_until < $2 AND attempts < 10
 			ORDER BY lease_until, pass_id, number LIMIT 1 FOR UPDATE SKIP LOCKED)
 		RETURNING pass_id, number, targets`)
+	// Looked at before the claim, so that an idle scanner writes nothing.
+	qWaiting  = db.SQL("pass.find_shard", `SELECT number FROM scan_shard WHERE site = $1 AND state <> 'done' AND lease_until < $2 AND attempts < 10 LIMIT 1`)
 	qKind     = db.SQL("pass.get_kind", `SELECT kind FROM scan_pass WHERE id = $1`)
 	qForget   = db.SQL("pass.forget_batches", `DELETE FROM scan_batch WHERE pass_id = $1 AND shard = $2`)
 	qRenew    = db.SQL("pass.renew_shard", `UPDATE scan_shard SET lease_until = $4 WHERE pass_id = $1 AND number = $2 AND lease_token = $3 AND state = 'running'`)
@@ -51,6 +53,12 @@ var errLease = errors.New("the lease of the shard was lost")
 
 // claim takes a shard that is waiting or was given up, or returns nil.
 func (s *Service) claim(ctx context.Context, now time.Time) (*shard, error) {
+	if _, err := db.Get(ctx, s.cfg.DB.Read(), qWaiting, (*db.Row).Int, s.cfg.Site, now); err != nil {
+		if errors.Is(err, db.ErrNotFound) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("look for a shard: %w", err)
+	}
 	var found *shard
 	var text string
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
