@@ -157,18 +157,18 @@ func (s *Server) runSchedule(ctx context.Context, in *IDInput) (*bodyOf[Schedule
 
 // Pass is one run of a schedule.
 type Pass struct {
-	ID         string       `json:"id"`
-	Schedule   string       `json:"schedule" doc:"Id"`
-	Kind       string       `json:"kind"`
-	Site       string       `json:"site"`
-	State      string       `json:"state" enum:"running,done,cancelled,failed"`
-	Targets    int          `json:"targets" doc:"Without duplicates"`
-	Duplicates int          `json:"duplicates"`
-	Left       int          `json:"left" doc:"Targets without a result so far: targets = summary.stored + summary.untried + left"`
+	ID         string     `json:"id"`
+	Schedule   string     `json:"schedule" doc:"Id"`
+	Kind       string     `json:"kind"`
+	Site       string     `json:"site"`
+	State      string     `json:"state" enum:"running,done,cancelled,failed"`
+	Targets    int        `json:"targets" doc:"Without duplicates"`
+	Duplicates int        `json:"duplicates"`
+	Left       int        `json:"left" doc:"Targets without a result so far: targets = summary.stored + summary.untried + left"`
 	Summary    pass.Tally `json:"summary"`
-	Error      string       `json:"error,omitempty"`
-	StartedAt  time.Time    `json:"started_at"`
-	FinishedAt *time.Time   `json:"finished_at,omitempty"`
+	Error      string     `json:"error,omitempty"`
+	StartedAt  time.Time  `json:"started_at"`
+	FinishedAt *time.Time `json:"finished_at,omitempty"`
 }
 
 func viewPass(p *pass.Pass) Pass {

@@ -17,8 +17,9 @@ import (
 	"chancery/internal/scan/probe"
 )
 
-// maxAttempts is how often a shard is scanned before its pass fails: a shard
-// that brings every scanner down must not go around for ever.
+// maxAttempts is how often a shard may be given up half way before its pass
+// fails: a shard that brings every scanner down must not go around for ever. A
+// scan that ended, and whose results were lost on their way, is not counted.
 const maxAttempts = 10
 
 // Shard is a part of a pass in the hands of a scanner.
@@ -32,7 +33,8 @@ type shard struct {
 }
 
 var (
-	qClaim = db.SQL("pass.claim_shard", `UPDATE scan_shard SET state = 'running', lease_until = $3, lease_token = $4, attempts = attempts + 1,
+	qClaim = db.SQL("pass.claim_shard", `UPDATE scan_shard SET state = 'running', lease_until = $3, lease_token = $4,
+			attempts = attempts + CASE WHEN state = 'sent' THEN 0 ELSE 1 END,
 			batches = 0, stored = 0, results = 0, refused = 0
 		WHERE (pass_id, number) IN (SELECT pass_id, number FROM scan_shard WHERE site = $1 AND state <> 'done' AND lease_until < $2 AND attempts < 10
 			ORDER BY lease_until, pass_id, number LIMIT 1 FOR UPDATE SKIP LOCKED)
