@@ -15,6 +15,7 @@ import (
 	"chancery/internal/app"
 	"chancery/internal/config"
 	"chancery/internal/pki"
+	"chancery/internal/scan"
 )
 
 // devFlags are the flags of `chancery dev`.
@@ -24,6 +25,7 @@ type devFlags struct {
 	resolvers, allowTargets                   []string
 	caKeyType, readyFile                      string
 	noLimits                                  bool
+	estate                                    int
 }
 
 // newDev is `chancery dev`.
@@ -41,6 +43,7 @@ be had without DNS. It is the same program as ` + "`chancery serve`" + `, with o
 defaults; variables such as CHANCERY_LOG_LEVEL work here, too.`,
 		Example: `  chancery dev
   chancery dev --data /tmp/pki --listen 127.0.0.1:9443 --http-listen 127.0.0.1:9080
+  chancery dev --estate 100000
   chancery dev --db postgres://user@localhost/chancery --ready-file ready.json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +51,11 @@ defaults; variables such as CHANCERY_LOG_LEVEL work here, too.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), e, cfg, app.Options{Create: true, Hosts: loopbackNames(), ReadyFile: f.readyFile})
+			if f.estate < 0 || f.estate > maxEstate {
+				return usagef("--estate %d is not from 0 to %d", f.estate, maxEstate)
+			}
+			return serve(cmd.Context(), e, cfg, app.Options{Create: true, Hosts: loopbackNames(), ReadyFile: f.readyFile,
+				Estate: f.estate, EstateProgress: estateBar(e, f.estate)})
 		},
 	}
 	fl := cmd.Flags()
@@ -64,7 +71,26 @@ defaults; variables such as CHANCERY_LOG_LEVEL work here, too.`,
 	fl.StringVar(&f.caKeyType, "ca-key-type", string(pki.P256), "key `type` of the authorities, when they are made")
 	fl.StringVar(&f.readyFile, "ready-file", "", "write a JSON `file` with all URLs and the pid when everything serves")
 	fl.BoolVar(&f.noLimits, "no-limits", false, "switch rate limits off")
+	fl.IntVar(&f.estate, "estate", 0, "fill the inventory with `N` invented certificates, once")
 	return cmd
+}
+
+// maxEstate bounds --estate.
+const maxEstate = 10_000_000
+
+// estateBar draws how far the making of an estate is, on a terminal.
+func estateBar(e env, n int) func(int) {
+	if !isTerminal(e.stderr) || e.getenv("TERM") == "dumb" {
+		return nil
+	}
+	began := time.Now()
+	return func(made int) {
+		line := progressLine(scan.Progress{Total: n, Done: made}, time.Since(began))
+		if made == n {
+			line = ""
+		}
+		fmt.Fprint(e.stderr, "\r\x1b[K"+line)
+	}
 }
 
 // config turns the flags into a configuration over the zero one.

@@ -45,6 +45,11 @@ type Options struct {
 	// Hosts are names that are never asked in DNS; `dev` adds localhost.
 	Hosts map[string][]netip.Addr
 
+	// Estate, if positive, is how many invented certificates the inventory is
+	// given, once. EstateProgress, if set, is told how many there are.
+	Estate         int
+	EstateProgress func(made int)
+
 	// ReadyFile, if set, is written when everything serves (see Ready).
 	ReadyFile string
 

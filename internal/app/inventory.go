@@ -34,6 +34,15 @@ func (a *App) openInventory(context.Context) error {
 // catchUp lets the inventory know of what happened before this start, as far as
 // that is quickly done; the loop does the rest.
 func (a *App) catchUp(ctx context.Context) error {
+	if a.opts.Estate > 0 {
+		made, err := inventory.Estate(ctx, a.db, a.opts.Estate, time.Now(), a.opts.EstateProgress)
+		if err != nil {
+			return fmt.Errorf("make an estate: %w", err)
+		}
+		if !made {
+			a.log.InfoContext(ctx, "the inventory has an invented estate already; another one needs another data directory")
+		}
+	}
 	if !a.has(config.RoleWriter) {
 		return nil
 	}

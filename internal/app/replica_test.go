@@ -110,6 +110,11 @@ func TestReplicasRedeemEachOthersNonces(t *testing.T) {
 			}
 		}
 	}
+	other := configure(t, dbtest.SQLiteURL(t)) // another installation on the same server
+	other.Bus.URL, other.Bus.Prefix, other.Server.URL = servers.URL(), "other", first.Server.URL
+	if status, problem, _ := c.account(start(t, other), c.nonce(a)); problem != "urn:ietf:params:acme:error:badNonce" {
+		t.Errorf("another installation redeemed a nonce: %d %s", status, problem)
+	}
 	servers.Stop(0)
 	status, problem, next := c.account(b, c.nonce(a))
 	if status != http.StatusBadRequest || problem != "urn:ietf:params:acme:error:badNonce" || next == "" {

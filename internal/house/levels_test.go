@@ -61,7 +61,7 @@ var levels = []level{
 	{"internal/backup", 3, nil},
 
 	{"internal/app", 4, nil},
-	{"internal/bench", 4, []string{"internal/app"}},
+	{"internal/bench", 4, []string{"internal/app", "internal/bench/fleet"}},
 	{"internal/e2e", 4, []string{"internal/app", "internal/bench"}},
 	{"web", 3, []string{"web/bundle"}},
 	{"cmd", 5, nil},

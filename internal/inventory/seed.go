@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -22,6 +23,53 @@ const seedChunk = 20000
 // answer. They have no DER. It is for demonstrations and measurements, on an
 // inventory that nobody else writes to; if it is interrupted, call Rebuild.
 func Seed(ctx context.Context, d *db.DB, n int, now time.Time) error {
+	return seed(ctx, d, n, now, func(int) {})
+}
+
+// estateSetting is the row that says what became of an Estate.
+const estateSetting = "inventory.estate"
+
+var (
+	qEstate    = db.SQL("inventory.get_estate", `SELECT value FROM setting WHERE name = $1`)
+	qSetEstate = db.SQL("inventory.set_estate", `INSERT INTO setting (name, value, updated_at) VALUES ($1, $2, $3)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at`)
+)
+
+// Estate is Seed for an installation that is started again and again: there is
+// one estate, made once, and one that was interrupted is counted as it is.
+// progress, if not nil, is told how many certificates there are. made is false
+// when there was an estate already.
+func Estate(ctx context.Context, d *db.DB, n int, now time.Time, progress func(made int)) (made bool, err error) {
+	if progress == nil {
+		progress = func(int) {}
+	}
+	mark := func(state string) error {
+		return d.Write(ctx, func(tx *db.Tx) error {
+			_, err := tx.Exec(ctx, qSetEstate, estateSetting, state, now)
+			return err
+		})
+	}
+	switch state, err := db.Get(ctx, d.Read(), qEstate, (*db.Row).Text, estateSetting); {
+	case err == nil && state == "done":
+		return false, nil
+	case err == nil:
+		if err := New(d).Rebuild(ctx); err != nil {
+			return false, err
+		}
+		return false, mark("done")
+	case !errors.Is(err, db.ErrNotFound):
+		return false, fmt.Errorf("read estate: %w", err)
+	}
+	if err := mark("seeding"); err != nil {
+		return false, err
+	}
+	if err := seed(ctx, d, n, now, progress); err != nil {
+		return false, err
+	}
+	return true, mark("done")
+}
+
+func seed(ctx context.Context, d *db.DB, n int, now time.Time, progress func(made int)) error {
 	e := newEstate(n, now)
 	s := New(d)
 	counts := ledger{}
@@ -33,6 +81,7 @@ func Seed(ctx context.Context, d *db.DB, n int, now time.Time) error {
 			return fmt.Errorf("seed inventory: %w", err)
 		}
 		made += size
+		progress(made)
 	}
 	cells := counts.sorted()
 	for len(cells) > 0 {

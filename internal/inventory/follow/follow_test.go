@@ -144,7 +144,7 @@ func TestFollowersTakeOverFromEachOther(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 3 {
 			f := follow.New(d, w.ca, w.store)
-			f.SetLease(time.Duration(i+1) * 5 * time.Millisecond)
+			f.SetLease(time.Duration(i+1) * 100 * time.Millisecond)
 			wg.Go(func() {
 				for n := 1; ; n++ {
 					select {
@@ -153,7 +153,7 @@ func TestFollowersTakeOverFromEachOther(t *testing.T) {
 					default:
 					}
 					// Cut off after a time that grows: every step is the last one once.
-					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n*(i+1))*time.Millisecond)
+					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n*(i+1)*3)*time.Millisecond)
 					_, _ = f.Tick(ctx)
 					cancel()
 				}

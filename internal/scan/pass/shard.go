@@ -17,8 +17,9 @@ import (
 	"chancery/internal/scan/probe"
 )
 
-// maxAttempts is how often a shard is scanned before its pass fails: a shard
-// that brings every scanner down must not go around for ever.
+// maxAttempts is how often a shard may be given up half way before its pass
+// fails: a shard that brings every scanner down must not go around for ever. A
+// scan that ended, and whose results were lost on their way, is not counted.
 const maxAttempts = 10
 
 // Shard is a part of a pass in the hands of a scanner.
@@ -32,11 +33,14 @@ type shard struct {
 }
 
 var (
-	qClaim = db.SQL("pass.claim_shard", `UPDATE scan_shard SET state = 'running', lease_until = $3, lease_token = $4, attempts = attempts + 1,
+	qClaim = db.SQL("pass.claim_shard", `UPDATE scan_shard SET state = 'running', lease_until = $3, lease_token = $4,
+			attempts = attempts + CASE WHEN state = 'sent' THEN 0 ELSE 1 END,
 			batches = 0, stored = 0, results = 0, refused = 0
 		WHERE (pass_id, number) IN (SELECT pass_id, number FROM scan_shard WHERE site = $1 AND state <> 'done' AND lease_until < $2 AND attempts < 10
 			ORDER BY lease_until, pass_id, number LIMIT 1 FOR UPDATE SKIP LOCKED)
 		RETURNING pass_id, number, targets`)
+	// Looked at before the claim, so that an idle scanner writes nothing.
+	qWaiting  = db.SQL("pass.find_shard", `SELECT number FROM scan_shard WHERE site = $1 AND state <> 'done' AND lease_until < $2 AND attempts < 10 LIMIT 1`)
 	qKind     = db.SQL("pass.get_kind", `SELECT kind FROM scan_pass WHERE id = $1`)
 	qForget   = db.SQL("pass.forget_batches", `DELETE FROM scan_batch WHERE pass_id = $1 AND shard = $2`)
 	qRenew    = db.SQL("pass.renew_shard", `UPDATE scan_shard SET lease_until = $4 WHERE pass_id = $1 AND number = $2 AND lease_token = $3 AND state = 'running'`)
@@ -51,6 +55,12 @@ var errLease = errors.New("the lease of the shard was lost")
 
 // claim takes a shard that is waiting or was given up, or returns nil.
 func (s *Service) claim(ctx context.Context, now time.Time) (*shard, error) {
+	if _, err := db.Get(ctx, s.cfg.DB.Read(), qWaiting, (*db.Row).Int, s.cfg.Site, now); err != nil {
+		if errors.Is(err, db.ErrNotFound) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("look for a shard: %w", err)
+	}
 	var found *shard
 	var text string
 	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error {

@@ -21,6 +21,7 @@ var (
 	qCount = db.SQL("pass.count_batch", `UPDATE scan_shard SET stored = stored + 1, results = results + $4, refused = refused + $5, lease_until = CASE WHEN lease_until < $6::bigint AND state = 'sent' THEN $6::bigint ELSE lease_until END,
 			state = CASE WHEN state = 'sent' AND stored + 1 >= batches THEN 'done' ELSE state END
 		WHERE pass_id = $1 AND number = $2 AND lease_token = $3`)
+	qToken  = db.SQL("pass.get_token", `SELECT lease_token FROM scan_shard WHERE pass_id = $1 AND number = $2`)
 	qUnmark = db.SQL("pass.delete_batch", `DELETE FROM scan_batch WHERE pass_id = $1 AND shard = $2 AND lease_token = $3 AND number = $4`)
 )
 
@@ -48,19 +49,31 @@ func (s *Service) handle(ctx context.Context, m bus.Message) error {
 	if err := json.Unmarshal(m.Data, &e); err != nil {
 		return bus.Discard(fmt.Errorf("batch does not parse: %w", err))
 	}
-	b, err := scan.Decode(e.Batch)
-	if err != nil {
-		return bus.Discard(err)
+	// A shard that is scanned again makes what its last scanner sent worthless:
+	// storing it all would only delay what counts.
+	token, err := db.Get(ctx, s.cfg.DB.Read(), qToken, (*db.Row).Text, e.Pass, e.Shard)
+	if err == nil && token != e.Token {
+		return nil
+	}
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return bus.Later(again, err)
 	}
 	start := time.Now()
-	refused, err := s.Store(ctx, &b)
+	b, err := scan.Decode(e.Batch)
+	var refused []Refusal
+	if err == nil {
+		refused, err = s.Store(ctx, &b)
+	}
+	lost := len(refused)
 	if f, bad := errors.AsType[*fault.Error](err); bad && (f.Code == fault.Invalid || f.Code == fault.TooLarge) {
-		return bus.Discard(err)
+		// It will never be better: the pass must end without it, and say so.
+		s.cfg.Log.ErrorContext(ctx, "batch of scan results is damaged", "pass", e.Pass, "shard", e.Shard, "batch", e.Number, "error", err)
+		lost, err = max(len(b.Reports), 1), nil
 	}
 	if err != nil {
 		return bus.Later(again, err)
 	}
-	if err := s.count(ctx, &e, len(b.Reports), len(refused)); err != nil {
+	if err := s.count(ctx, &e, len(b.Reports), lost); err != nil {
 		return bus.Later(again, err)
 	}
 	s.m.stored(len(b.Reports), time.Since(start))
