@@ -53,6 +53,11 @@ var accessTable = map[string]access{
 	"create-eab-key":     admin,
 	"revoke-eab-key":     admin,
 
+	"list-limits":           viewer,
+	"list-limit-overrides":  viewer,
+	"put-limit-override":    admin,
+	"delete-limit-override": admin,
+
 	"list-tokens":  admin,
 	"create-token": admin,
 	"revoke-token": admin,

@@ -53,7 +53,7 @@ var (
 	open    = []string{"get-health", "get-version", "get-openapi"}
 	mayRead = []string{"list-certificates", "get-certificate", "download-certificate", "list-authorities", "get-authority",
 		"list-profiles", "get-profile", "list-journal", "verify-journal", "get-summary",
-		"list-accounts", "get-account", "list-orders", "get-order"}
+		"list-accounts", "get-account", "list-orders", "get-order", "list-limits", "list-limit-overrides"}
 )
 
 // TestWhatEachRoleMustNotDo calls every operation as everybody.
