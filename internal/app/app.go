@@ -111,8 +111,12 @@ func (a *App) openStorage(ctx context.Context) (err error) {
 
 // loadCA loads the authorities.
 func (a *App) loadCA(ctx context.Context) (err error) {
+	logs, err := a.ctLogs()
+	if err != nil {
+		return err
+	}
 	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.keys, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL}, Trust: trusts(a.cfg),
-		SignerLog: a.signerLog.Append, Log: a.log})
+		SignerLog: a.signerLog.Append, Submit: logs, Log: a.log})
 	return err
 }
 

@@ -18,6 +18,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/keys"
+	"chancery/internal/pki"
 )
 
 // URLs says under which plain-HTTP base the status of certificates is served;
@@ -47,7 +48,10 @@ type Config struct {
 	// SignerLog, if set, is told the SHA-256 of each TBSCertificate that an
 	// authority's key signed (see keys.SignerLog).
 	SignerLog func(tbsHash [32]byte) error
-	Log       *slog.Logger // nil: discard
+	// Submit, if set, has a precertificate logged and returns the timestamps of
+	// the logs, checked; it keeps the deadline. Profiles with CT need it.
+	Submit func(ctx context.Context, sub Submission) ([]pki.SCT, error)
+	Log    *slog.Logger // nil: discard
 }
 
 // Service issues and revokes for all authorities of an installation. It is
@@ -59,6 +63,7 @@ type Service struct {
 	trust  map[string]Trust
 	log    *slog.Logger
 	record func([32]byte) error
+	submit func(context.Context, Submission) ([]pki.SCT, error)
 	random io.Reader
 
 	throwaways keys.Throwaways
@@ -82,7 +87,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{db: cfg.DB, keys: cfg.Keys, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, random: rand.Reader}
+	s := &Service{db: cfg.DB, keys: cfg.Keys, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, submit: cfg.Submit, random: rand.Reader}
 	return s, s.Reload(ctx)
 }
 

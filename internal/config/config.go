@@ -37,6 +37,10 @@ type Config struct {
 	// the profile it was made with, so that a change never alters it half way.
 	Profile map[string]Profile `toml:"profile"`
 
+	// One table per Certificate Transparency log (RFC 6962) that profiles name in
+	// ct_logs. There is none by default.
+	CTLog map[string]CTLog `toml:"ct_log"`
+
 	// Rate limits. A limit reads "300 per 3h", "300 per 3h burst 50", or
 	// "unlimited". What exceeds one is refused with 429 and Retry-After.
 	Limits Limits `toml:"limits"`

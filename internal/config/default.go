@@ -49,6 +49,7 @@ func Default() *Config {
 		},
 		CA:      map[string]CA{"default": DefaultCA()},
 		Profile: map[string]Profile{"default": DefaultProfile()},
+		CTLog:   map[string]CTLog{},
 		Limits: Limits{
 			Enabled:                true,
 			AccountsPerIP:          Rate{Count: 50, Per: 3 * time.Hour},
@@ -98,6 +99,9 @@ func DefaultProfile() Profile {
 		CRL:          true,
 		OCSP:         true,
 		Lint:         "private",
+		CTSCTs:       2,
+		CTOperators:  2,
+		CTDeadline:   10 * time.Second,
 		Challenges:   []Challenge{"http-01", "dns-01", "tls-alpn-01"},
 	}
 }

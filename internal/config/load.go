@@ -208,6 +208,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultCA()
 	case *Profile:
 		*p = DefaultProfile()
+	case *CTLog:
+		*p = DefaultCTLog()
 	}
 	return v
 }

@@ -15,7 +15,7 @@ import (
 // source is the text of the structs above. The manual is made from it when it
 // is asked for, so that it cannot be out of date.
 //
-//go:embed config.go profile.go status.go
+//go:embed config.go ctlog.go profile.go status.go
 var source embed.FS
 
 // Manual returns the reference of every section and key, as Markdown.
@@ -76,7 +76,7 @@ func rangeText(f reflect.StructField) string {
 // fieldDocs returns the comment of every struct field, by "Type.Field".
 func fieldDocs() (map[string]string, error) {
 	docs := map[string]string{}
-	for _, file := range []string{"config.go", "profile.go", "status.go"} {
+	for _, file := range []string{"config.go", "ctlog.go", "profile.go", "status.go"} {
 		text, err := source.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)

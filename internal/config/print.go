@@ -44,6 +44,8 @@ func mapKeys(m any) func(func(string) bool) {
 		return maps.Keys(m)
 	case map[string]Profile:
 		return maps.Keys(m)
+	case map[string]CTLog:
+		return maps.Keys(m)
 	}
 	return func(func(string) bool) {}
 }

@@ -37,6 +37,7 @@ var levels = []level{
 	{"internal/limit", 2, nil},
 	{"internal/token", 2, []string{"internal/audit"}},
 	{"internal/ca", 2, []string{"internal/audit"}},
+	{"internal/ct", 2, []string{"internal/ca"}},
 	{"internal/status", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/inventory", 2, []string{"internal/audit"}},
 	{"internal/acme", 2, nil},
