@@ -24,6 +24,7 @@ type devFlags struct {
 	resolvers, allowTargets                   []string
 	caKeyType, readyFile                      string
 	noLimits                                  bool
+	chaos                                     chaosFlag
 }
 
 // newDev is `chancery dev`.
@@ -48,7 +49,7 @@ defaults; variables such as CHANCERY_LOG_LEVEL work here, too.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), e, cfg, app.Options{Create: true, Hosts: loopbackNames(), ReadyFile: f.readyFile})
+			return serve(cmd.Context(), e, cfg, app.Options{Create: true, Hosts: loopbackNames(), ReadyFile: f.readyFile, Chaos: f.chaos.spec})
 		},
 	}
 	fl := cmd.Flags()
@@ -64,6 +65,7 @@ defaults; variables such as CHANCERY_LOG_LEVEL work here, too.`,
 	fl.StringVar(&f.caKeyType, "ca-key-type", string(pki.P256), "key `type` of the authorities, when they are made")
 	fl.StringVar(&f.readyFile, "ready-file", "", "write a JSON `file` with all URLs and the pid when everything serves")
 	fl.BoolVar(&f.noLimits, "no-limits", false, "switch rate limits off")
+	f.chaos.add(cmd)
 	return cmd
 }
 
@@ -133,6 +135,9 @@ func serve(ctx context.Context, e env, cfg *config.Config, opts app.Options) err
 		return err
 	}
 	opts.Log = log
+	if opts.Chaos != nil {
+		log.Warn("CHAOS IS ON: this server misbehaves on purpose, never run it for real", "chaos", opts.Chaos.String())
+	}
 	opts.OnReady = func(r app.Ready) { welcome(e.stdout, cfg, r, time.Since(start)) }
 	a, err := app.New(ctx, cfg, opts)
 	if err != nil {
@@ -146,7 +151,7 @@ func welcome(w io.Writer, cfg *config.Config, r app.Ready, took time.Duration) {
 	fmt.Fprintf(w, "chancery is ready after %d ms; Ctrl-C stops it.\n\n", took.Milliseconds())
 	for _, l := range [][2]string{
 		{"ACME directory", r.Directory}, {"API", r.API}, {"OCSP", r.OCSP}, {"CRL", r.CRL},
-		{"metrics", r.Metrics}, {"root", r.Root}, {"admin token", r.Token},
+		{"metrics", r.Metrics}, {"root", r.Root}, {"admin token", r.Token}, {"CHAOS IS ON", r.Chaos},
 	} {
 		if l[1] != "" {
 			fmt.Fprintf(w, "  %-15s %s\n", l[0], l[1])

@@ -16,6 +16,7 @@ import (
 	"chancery/internal/api"
 	"chancery/internal/audit"
 	"chancery/internal/ca"
+	"chancery/internal/chaos"
 	"chancery/internal/config"
 	"chancery/internal/db"
 	"chancery/internal/dns"
@@ -40,6 +41,10 @@ type Options struct {
 
 	// ReadyFile, if set, is written when everything serves (see Ready).
 	ReadyFile string
+
+	// Chaos, if set, makes the HTTPS listener misbehave. It is for tests of
+	// clients, and no configuration key sets it.
+	Chaos *chaos.Spec
 
 	// OnReady, if set, is called once at the same moment.
 	OnReady func(Ready)
@@ -225,6 +230,9 @@ func (a *App) listen() ([]listener, error) {
 	}
 	https := base
 	https.Handler, https.TLS, https.HTTP2 = secure, a.https.certs.TLS(), s.HTTP2
+	if a.opts.Chaos != nil {
+		https.Outside = chaos.New(*a.opts.Chaos, a.metrics.Registry, a.log).Wrap
+	}
 	err := open("https", s.Listen, https)
 	if err == nil && s.HTTPListen != "" {
 		http := base

@@ -56,6 +56,7 @@ var levels = []level{
 	{"internal/api", 3, []string{"internal/acme/server"}},
 	{"internal/api/client", 3, nil},
 	{"internal/backup", 3, nil},
+	{"internal/chaos", 3, nil},
 
 	{"internal/app", 4, nil},
 	{"internal/bench", 4, []string{"internal/app"}},
