@@ -53,6 +53,8 @@ type Point struct {
 	Allocated float64 `json:"server_alloc_bytes_per_op,omitzero"`
 
 	Rounds []Round `json:"rounds,omitempty"`
+
+	Flood *FloodStats `json:"flood,omitempty"` // what went on next to it
 }
 
 // Phase is the latency of one part of an operation.

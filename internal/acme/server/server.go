@@ -199,6 +199,7 @@ type Server struct {
 	ops      ops
 	pool     *loop.Pool
 	open     openBounds
+	gate     gate
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc
