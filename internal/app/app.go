@@ -25,6 +25,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/pki"
 	"chancery/internal/status"
 )
 
@@ -63,6 +64,7 @@ type App struct {
 	db        *db.DB
 	keys      *keys.FileStore
 	signerLog *keys.SignerLog
+	weak      pki.WeakKeys
 	ca        *ca.Service
 	resolver  *dns.Resolver
 	acme      *server.Server
@@ -120,8 +122,11 @@ func (a *App) loadCA(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if a.weak, err = weakKeys(a.cfg.ACME.WeakKeyFiles); err != nil {
+		return err
+	}
 	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.keys, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL}, Trust: trusts(a.cfg),
-		SignerLog: a.signerLog.Append, Submit: logs, Log: a.log})
+		SignerLog: a.signerLog.Append, Submit: logs, WeakKeys: a.weak, Log: a.log})
 	return err
 }
 

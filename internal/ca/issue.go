@@ -92,6 +92,9 @@ func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan,
 	if err := Blocked(ctx, s.db.Read(), spkiHash); err != nil {
 		return nil, err
 	}
+	if s.weak.Contains(req.CSR.PublicKey) {
+		return nil, fault.New(fault.BadPublicKey, "this key is on a list of weak keys; make a new key")
+	}
 	from, to, err := req.Profile.validity(now, terms, req.NotBefore, req.NotAfter, auth.Cert.NotAfter)
 	if err != nil {
 		return nil, err

@@ -202,6 +202,11 @@ type ACME struct {
 	// How often a client should ask again for renewal information (RFC 9773).
 	RenewalPoll time.Duration `toml:"renewal_poll"`
 
+	// Files with RSA keys that are refused, in certificate requests and as
+	// account keys: the form of Debian's openssl-blacklist (CVE-2008-0166), 20
+	// hexadecimal digits a line.
+	WeakKeyFiles []string `toml:"weak_key_files"`
+
 	// Terms of service that an account must agree to. Empty: none.
 	TermsOfService string `toml:"terms_of_service" format:"url"`
 

@@ -10,7 +10,7 @@ import (
 )
 
 // namedTest is a test in docs/protocol.md, with or without its package.
-var namedTest = regexp.MustCompile("`(?:([a-z]+)\\.)?(Test[A-Za-z0-9]+)`")
+var namedTest = regexp.MustCompile("`(?:([a-z0-9]+)\\.)?(Test[A-Za-z0-9]+)`")
 
 // TestProtocolNamesRealTests: a feature whose test was renamed or deleted must
 // not stay in the list of what is tested.

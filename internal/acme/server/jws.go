@@ -136,7 +136,13 @@ func (s *Server) identify(m *message, who signer) error {
 		if who == byAccount {
 			return fault.New(fault.Malformed, `this resource takes messages of an account: sign with "kid", not "jwk"`)
 		}
-		return m.useKey(who)
+		if err := m.useKey(who); err != nil {
+			return err
+		}
+		if who == byKey && s.cfg.WeakKeys.Contains(m.key.Key) {
+			return fault.New(fault.BadPublicKey, "this key is on a list of weak keys; make a new key")
+		}
+		return nil
 	}
 	if who == byKey {
 		return fault.New(fault.Malformed, `this resource takes messages of a key: sign with "jwk", not "kid"`)

@@ -17,6 +17,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/pki"
 )
 
 // Config is what a Server needs. Fields without "required" may be zero, which
@@ -94,6 +95,9 @@ type Config struct {
 	// Replica tells the nonces of this process from those of others that run
 	// at the same time; 0: a random one.
 	Replica uint32
+
+	// WeakKeys are keys that may have no account; nil: none.
+	WeakKeys pki.WeakKeys
 
 	// RedeemForeign asks the replica that made a nonce to redeem it (see
 	// Server.RedeemNonce). Nil: nonces of other replicas are badNonce, which
