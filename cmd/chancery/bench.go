@@ -193,7 +193,7 @@ type issueFlags struct {
 	http01Listen, tlsALPN01Listen string
 	dnsListen, dnsTarget          string
 	suffix, profile               string
-	names, accounts               int
+	names, accounts, flood        int
 	keyType, accountKeyType       string
 	reuseKeys, verify             bool
 	verifyRoot, keep              string
@@ -222,11 +222,22 @@ server (--dns-listen), which answers every name with --dns-target.`,
   chancery bench issue --clients 1,10,50 --duration 5s
   chancery bench issue --rate 500 --clients 200 --out results/overload
 
+  # how much others notice of one account that floods
+  chancery bench issue --flood 200 --clients 4 --rounds 3 --duration 8s
+
   # another server, whose resolver is 127.0.0.1:5353
   chancery bench issue --directory https://localhost:14000/dir --root pebble.minica.pem --dns-listen 127.0.0.1:5353 --suffix bench.example.com --server-pid 4711 --label pebble --json results.jsonl
   chancery bench report results.jsonl`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, e) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.flood > 0 && !cmd.Flags().Changed("clients") {
+				f.clients = []int{4}
+			}
+			if f.flood > 0 && len(f.clients) != 1 {
+				return usagef("with --flood name one number of --clients")
+			}
+			return f.run(cmd, e)
+		},
 	}
 	f.load(cmd, []int{1, 5, 10, 25, 50, 100, 200}, 3, 10*time.Second)
 	f.server(cmd)
@@ -248,6 +259,7 @@ func (f *issueFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.keyType, "key-type", string(pki.P256), "`type` of subject keys")
 	fl.BoolVar(&f.reuseKeys, "reuse-keys", false, "one subject key per client, made before the clock starts (for RSA, whose keys take longer than issuing)")
 	fl.StringVar(&f.accountKeyType, "account-key-type", string(pki.P256), "`type` of account keys")
+	fl.IntVar(&f.flood, "flood", 0, "measure in turns alone and next to so many `clients` of one account that order without end and heed nothing; the server's limits must be on")
 	fl.IntVar(&f.accounts, "accounts", 0, "share so many `accounts` between all clients (0: one each)")
 	fl.StringArrayVar(&f.contact, "contact", nil, "contact `URL` of the accounts, such as mailto:pki@example.com")
 	fl.StringVar(&f.eabKeyID, "eab-kid", "", "key `id` of the external account binding")
@@ -282,7 +294,36 @@ func (f *issueFlags) run(cmd *cobra.Command, e env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
+	if f.flood > 0 {
+		return f.driveFlood(cmd.Context(), e, probe, b, f.settings(cfg), dataOf(ready))
+	}
 	return f.drive(cmd.Context(), e, probe, b.Workload(), f.settings(cfg), dataOf(ready))
+}
+
+// driveFlood measures next to a flood. Answers of the server that are not what
+// they must be are problems found.
+func (f *issueFlags) driveFlood(ctx context.Context, e env, probe *bench.Probe, b *bench.Issue, settings map[string]string, data string) error {
+	rep, err := f.newReporter(e, b.Workload(), settings, data)
+	if err != nil {
+		return err
+	}
+	flood, err := b.Flood(ctx, f.flood)
+	if err != nil {
+		return rep.finish(err)
+	}
+	defer flood.Close()
+	d := bench.Driver{Plan: f.plan(), Probe: probe, Progress: rep.bar.Progress, OnPoint: rep.point}
+	points, err := d.RunFlood(ctx, b, flood)
+	if err = rep.finish(err); err != nil {
+		return err
+	}
+	if f.json != "-" {
+		fmt.Fprint(e.stdout, bench.FloodText(points))
+	}
+	if s := points[1].Flood; s.Malformed+s.Other+s.RenewalsFailed > 0 {
+		return problems("", "%d answers to the flood were not what they must be, %d renewals failed: %s", s.Malformed+s.Other, s.RenewalsFailed, s.Example)
+	}
+	return nil
 }
 
 // dataOf is the data directory of the server under test, or "".

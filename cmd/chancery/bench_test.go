@@ -139,6 +139,27 @@ func readLines(t *testing.T, file string) []bench.Run {
 	return runs
 }
 
+// The limits of one account hold, and its renewals pass, while others go on.
+// The ratio is reported; the machine of a test says nothing about it.
+func TestBenchFlood(t *testing.T) {
+	http01 := freePort(t)
+	data := devServer(t, "--no-limits=false", "--http01-port", http01[strings.LastIndex(http01, ":")+1:])
+	results := filepath.Join(t.TempDir(), "results.jsonl")
+	out, _ := chancery(t, exitOK, "bench", "issue", "--data", data, "--http01-listen", http01, "--flood", "40", "--clients", "2", "--rounds", "2", "--warmup", "1s", "--duration", "30s", "--count", "8", "--json", results)
+	if !strings.Contains(out, "others next to the flood: ") || !strings.Contains(out, "next to a flood of 40") {
+		t.Error(out)
+	}
+	runs := readLines(t, results)
+	if len(runs) != 1 || len(runs[0].Points) != 2 {
+		t.Fatalf("%+v", runs)
+	}
+	f := runs[0].Points[1].Flood
+	if f == nil || f.Refused == 0 || f.Malformed+f.Other+f.RenewalsFailed > 0 || f.Renewals == 0 {
+		t.Errorf("%+v", f)
+	}
+	chancery(t, exitUsage, "bench", "issue", "--data", data, "--http01-listen", http01, "--flood", "40", "--clients", "1,2")
+}
+
 // A validation that cannot succeed ends the run at once, with the server's
 // words.
 func TestBenchSaysWhyNothingWorks(t *testing.T) {

@@ -26,6 +26,7 @@ type devFlags struct {
 	caKeyType, readyFile                      string
 	noLimits                                  bool
 	estate                                    int
+	chaos                                     chaosFlag
 }
 
 // newDev is `chancery dev`.
@@ -55,7 +56,7 @@ defaults; variables such as CHANCERY_LOG_LEVEL work here, too.`,
 				return usagef("--estate %d is not from 0 to %d", f.estate, maxEstate)
 			}
 			return serve(cmd.Context(), e, cfg, app.Options{Create: true, Hosts: loopbackNames(), ReadyFile: f.readyFile,
-				Estate: f.estate, EstateProgress: estateBar(e, f.estate)})
+				Estate: f.estate, EstateProgress: estateBar(e, f.estate), Chaos: f.chaos.spec})
 		},
 	}
 	fl := cmd.Flags()
@@ -72,6 +73,7 @@ defaults; variables such as CHANCERY_LOG_LEVEL work here, too.`,
 	fl.StringVar(&f.readyFile, "ready-file", "", "write a JSON `file` with all URLs and the pid when everything serves")
 	fl.BoolVar(&f.noLimits, "no-limits", false, "switch rate limits off")
 	fl.IntVar(&f.estate, "estate", 0, "fill the inventory with `N` invented certificates, once")
+	f.chaos.add(cmd)
 	return cmd
 }
 
@@ -159,6 +161,9 @@ func serve(ctx context.Context, e env, cfg *config.Config, opts app.Options) err
 		return err
 	}
 	opts.Log = log
+	if opts.Chaos != nil {
+		log.Warn("CHAOS IS ON: this server misbehaves on purpose, never run it for real", "chaos", opts.Chaos.String())
+	}
 	opts.OnReady = func(r app.Ready) { welcome(e.stdout, cfg, r, time.Since(start)) }
 	a, err := app.New(ctx, cfg, opts)
 	if err != nil {
@@ -172,7 +177,7 @@ func welcome(w io.Writer, cfg *config.Config, r app.Ready, took time.Duration) {
 	fmt.Fprintf(w, "chancery is ready after %d ms; Ctrl-C stops it.\n\n", took.Milliseconds())
 	for _, l := range [][2]string{
 		{"ACME directory", r.Directory}, {"API", r.API}, {"OCSP", r.OCSP}, {"CRL", r.CRL},
-		{"metrics", r.Metrics}, {"root", r.Root}, {"admin token", r.Token},
+		{"metrics", r.Metrics}, {"root", r.Root}, {"admin token", r.Token}, {"CHAOS IS ON", r.Chaos},
 	} {
 		if l[1] != "" {
 			fmt.Fprintf(w, "  %-15s %s\n", l[0], l[1])

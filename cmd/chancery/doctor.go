@@ -137,6 +137,9 @@ func checkIssuance(ctx context.Context, e env, cfg *config.Config, out *outFlags
 	if err != nil {
 		return err
 	}
+	if text := app.RunningChaos(cfg); text != "" {
+		fmt.Fprintf(e.stderr, "chancery: the server that runs here has --chaos %s: it misbehaves on purpose\n", text)
+	}
 	rep, err := app.CheckIssuance(ctx, cfg)
 	if err != nil {
 		return err

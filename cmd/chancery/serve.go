@@ -13,6 +13,7 @@ import (
 // newServe is `chancery serve`.
 func newServe(e env) *cobra.Command {
 	var path, readyFile string
+	var chaos chaosFlag
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run from a configuration file",
@@ -26,11 +27,12 @@ The authorities that it names must exist; make them with ` + "`chancery ca init`
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), e, cfg, app.Options{ReadyFile: readyFile})
+			return serve(cmd.Context(), e, cfg, app.Options{ReadyFile: readyFile, Chaos: chaos.spec})
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration `file` (default: $CHANCERY_CONFIG)")
 	cmd.Flags().StringVar(&readyFile, "ready-file", "", "write a JSON `file` with all URLs and the pid when everything serves")
+	chaos.add(cmd)
 	return cmd
 }
 

@@ -188,6 +188,8 @@ func TestCommandsAgainstAServer(t *testing.T) {
 	s.out(exitFailed, "acme", "orders", "show", "nothing")
 	s.out(exitFailed, "acme", "accounts", "deactivate", "nothing", "--dry-run")
 
+	limits(t, s)
+
 	var made api.NewToken
 	decode(t, s.ok("config", "token", "create", "watcher", "--expires", "1d", "--json"), &made)
 	secrets = append(secrets, made.Secret[30:], key.Secret)
@@ -234,6 +236,33 @@ func provenJournal(t *testing.T, s *shell) {
 	s.out(exitFailed, "audit", "prove", "99999999")
 	s.out(exitUsage, "audit", "check", file)
 	s.out(exitProblems, "audit", "check", file, "--key", "localhost+de1ce7d6+AZ3hd2Z6NnIE2MKvkrJFgSDDwQ3dgG5bRyYuCWDEGL4J")
+}
+
+// limits gives an address and a domain rates of their own.
+func limits(t *testing.T, s *shell) {
+	t.Helper()
+	if list := s.ok("acme", "limits", "list"); !strings.Contains(list, "orders_per_account\taccount\t3000 per 3h\n") {
+		t.Error(list)
+	}
+	s.ok("acme", "limits", "set", "accounts_per_ip", "192.0.2.7", "denied", "--dry-run")
+	if none := s.ok("acme", "limits", "overrides"); strings.Contains(none, "192.0.2.7") {
+		t.Error(none)
+	}
+	s.ok("acme", "limits", "set", "accounts_per_ip", "192.0.2.7", "denied", "--note", "ticket 7", "--expires", "7d")
+	if got := s.ok("acme", "limits", "set", "certificates_per_domain", "www.example.com", "unlimited"); !strings.Contains(got, "key\texample.com\n") {
+		t.Error(got)
+	}
+	if list := s.ok("acme", "limits", "overrides"); !strings.Contains(list, "accounts_per_ip\t192.0.2.7\tdenied\t20") || !strings.Contains(list, "ticket 7") {
+		t.Error(list)
+	}
+	if _, errs := s.out(exitFailed, "acme", "limits", "set", "orders_per_account", "nobody", "1 per 1h"); !strings.Contains(errs, "account") {
+		t.Error(errs)
+	}
+	s.out(exitUsage, "acme", "limits", "set", "accounts_per_ip", "192.0.2.7")
+	s.ok("acme", "limits", "drop", "accounts_per_ip", "192.0.2.7", "--dry-run")
+	s.ok("acme", "limits", "drop", "accounts_per_ip", "192.0.2.7")
+	s.out(exitFailed, "acme", "limits", "drop", "accounts_per_ip", "192.0.2.7")
+	s.ok("acme", "limits", "drop", "certificates_per_domain", "example.com")
 }
 
 // authorities makes a second CA whose root is, as it were, elsewhere.
@@ -284,7 +313,7 @@ func asViewer(t *testing.T, s *shell, text string) {
 	as := func(args ...string) []string { return append(args, "--token-file", s.path("viewer.token")) }
 	s.ok(as("certs", "list")...)
 	for _, args := range [][]string{{"ca", "init", "--ca", "other"}, {"ca", "csr", "--ca", "other"}, {"config", "token", "list"},
-		{"config", "token", "create", "x", "--role", "admin"}, {"acme", "eab", "list"}, {"certs", "revoke", "--query", "*.test", "--yes"}} {
+		{"config", "token", "create", "x", "--role", "admin"}, {"acme", "eab", "list"}, {"acme", "limits", "set", "accounts_per_ip", "192.0.2.7", "unlimited"}, {"certs", "revoke", "--query", "*.test", "--yes"}} {
 		if _, errs := s.out(exitFailed, as(args...)...); !strings.Contains(errs, "needs the permission") || strings.Contains(errs, text) {
 			t.Errorf("%v: %s", args, errs)
 		}

@@ -96,6 +96,11 @@ var accessTable = map[string]access{
 	"create-eab-key":     secretly,
 	"revoke-eab-key":     admin,
 
+	"list-limits":           viewer,
+	"list-limit-overrides":  viewer,
+	"put-limit-override":    admin,
+	"delete-limit-override": admin,
+
 	"list-tokens":  auditor,
 	"create-token": secretly,
 	"revoke-token": admin,

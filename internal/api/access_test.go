@@ -53,7 +53,7 @@ var allowed = map[token.Permission][]string{
 	token.Read: {"list-certificates", "get-certificate", "download-certificate", "list-authorities", "get-authority",
 		"list-profiles", "get-profile", "list-journal", "verify-journal", "export-journal", "list-checkpoints",
 		"list-journal-keys", "prove-entry", "prove-consistency", "get-summary",
-		"list-accounts", "get-account", "list-orders", "get-order", "get-authorization",
+		"list-accounts", "get-account", "list-orders", "get-order", "get-authorization", "list-limits", "list-limit-overrides",
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
 		"list-schedules", "get-schedule", "list-passes", "get-pass", "list-incidents", "get-incident", "list-findings", "get-checker",
 		"close-session", "list-approvals", "get-approval", "withdraw-approval"},

@@ -144,6 +144,7 @@ func (s *Server) registerAll() {
 	s.authorities()
 	s.profiles()
 	s.acme()
+	s.limits()
 	s.tokenOperations()
 	s.journal()
 	s.sessions()

@@ -18,6 +18,7 @@ import (
 	"chancery/internal/audit"
 	"chancery/internal/bus"
 	"chancery/internal/ca"
+	"chancery/internal/chaos"
 	"chancery/internal/config"
 	"chancery/internal/db"
 	"chancery/internal/dns"
@@ -29,6 +30,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/pki"
 	"chancery/internal/scan/pass"
 	"chancery/internal/status"
 	"chancery/internal/token"
@@ -53,6 +55,10 @@ type Options struct {
 	// ReadyFile, if set, is written when everything serves (see Ready).
 	ReadyFile string
 
+	// Chaos, if set, makes the HTTPS listener misbehave. It is for tests of
+	// clients, and no configuration key sets it.
+	Chaos *chaos.Spec
+
 	// OnReady, if set, is called once at the same moment.
 	OnReady func(Ready)
 }
@@ -71,6 +77,7 @@ type App struct {
 	keys      *keys.FileStore // seals small secrets
 	stores    *keyStores
 	signerLog *keys.SignerLog
+	weak      pki.WeakKeys
 	ca        *ca.Service
 	resolver  *dns.Resolver
 	acme      *server.Server
@@ -142,8 +149,15 @@ func (a *App) openStorage(ctx context.Context) (err error) {
 
 // loadCA loads the authorities.
 func (a *App) loadCA(ctx context.Context) (err error) {
+	logs, err := a.ctLogs()
+	if err != nil {
+		return err
+	}
+	if a.weak, err = weakKeys(a.cfg.ACME.WeakKeyFiles); err != nil {
+		return err
+	}
 	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.stores.all, ResponderKeys: a.stores.responders, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL}, Trust: trusts(a.cfg),
-		SignerLog: a.signerLog.Append, Log: a.log})
+		SignerLog: a.signerLog.Append, Submit: logs, WeakKeys: a.weak, Log: a.log})
 	return err
 }
 
@@ -272,6 +286,9 @@ func (a *App) listen() ([]listener, error) {
 	}
 	https := base
 	https.Handler, https.TLS, https.HTTP2 = secure, a.https.certs.TLS(), s.HTTP2
+	if a.opts.Chaos != nil {
+		https.Outside = chaos.New(*a.opts.Chaos, a.metrics.Registry, a.log).Wrap
+	}
 	err := open("https", s.Listen, https)
 	if err == nil && s.HTTPListen != "" {
 		http := base

@@ -100,6 +100,9 @@ func profile(name string, p config.Profile) ca.Profile {
 	out := ca.Profile{Name: name, Description: p.Description, Period: p.Period, Backdate: p.Backdate, KeyTypes: p.KeyTypes,
 		CommonName: pki.CNRule(p.CommonName), Permitted: p.PermittedDomains, Excluded: p.ExcludedDomains,
 		MustStaple: p.OCSP, Lint: ca.LintSet(p.Lint), NoOCSP: !p.OCSP, NoCRL: !p.CRL}
+	if len(p.CTLogs) > 0 {
+		out.CT = &ca.CT{Logs: p.CTLogs, SCTs: p.CTSCTs, Operators: p.CTOperators, Deadline: p.CTDeadline}
+	}
 	for _, u := range p.KeyUsages {
 		out.KeyUsage |= keyUsages[u]
 	}

@@ -93,7 +93,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		DB: a.db, Issuer: a.ca, Secrets: a.keys.Sealer(), Validators: validators, Perspectives: a.perspectives, BaseURL: a.cfg.Server.URL, CAs: cas,
 		MaxNames: c.MaxNames, MaxBody: c.MaxBody, OrderLifetime: c.OrderLifetime, PendingLifetime: c.PendingLifetime,
 		AuthorizationLifetime: c.AuthorizationLifetime, Retention: c.Retention, ChallengeWait: orNever(c.ChallengeWait),
-		ValidationTimeout: v.Timeout + v.DNSTimeout, Workers: v.Workers, RenewalPoll: c.RenewalPoll, Limits: limits,
+		ValidationTimeout: v.Timeout + v.DNSTimeout, Workers: v.Workers, RenewalPoll: c.RenewalPoll, Limits: limits, WeakKeys: a.weak,
 		Replica: a.replica, RedeemForeign: a.redeemer(),
 		OnIssue: func(_ context.Context, cert *ca.Certificate) { a.status.Issued(cert) },
 		OnRevoke: func(ctx context.Context, cert *ca.Certificate) {

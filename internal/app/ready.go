@@ -19,6 +19,10 @@ type Ready struct {
 	Token     string `json:"token"` // file with the administrator's API token
 	Metrics   string `json:"metrics,omitempty"`
 	PID       int    `json:"pid"`
+
+	// Chaos says what goes wrong on purpose (--chaos); "" on every server that
+	// anybody relies on.
+	Chaos string `json:"chaos,omitempty"`
 }
 
 // announce writes the ready files and tells the caller.
@@ -61,6 +65,9 @@ func (a *App) where() Ready {
 	if issuing, err := a.ca.Issuing(name); err == nil {
 		r.OCSP = a.ca.URLs().OCSP(issuing)
 		r.CRL = a.ca.URLs().CRL(issuing, 0)
+	}
+	if a.opts.Chaos != nil {
+		r.Chaos = a.opts.Chaos.String()
 	}
 	if a.cfg.Server.DebugListen != "" {
 		r.Metrics = "http://" + a.cfg.Server.DebugListen + "/metrics"

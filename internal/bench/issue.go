@@ -96,6 +96,8 @@ type issuer struct {
 	key     crypto.Signer // with Reuse
 	names   []string
 	payload []byte
+
+	replaces string // ARI id of the certificate that the next order renews, or ""
 }
 
 // NewIssue fetches the directory and starts the responder. Close ends it.
@@ -273,6 +275,10 @@ func (b *Issue) newOrder(ctx context.Context, c *issuer, sample *Sample) (*order
 	if b.cfg.Profile != "" {
 		p = append(p, `,"profile":`...)
 		p = strconv.AppendQuote(p, b.cfg.Profile)
+	}
+	if c.replaces != "" {
+		p = append(p, `,"replaces":`...)
+		p = strconv.AppendQuote(p, c.replaces)
 	}
 	c.payload = append(p, '}')
 	res, err := c.post(ctx, sample, b.dir.NewOrder, c.payload)

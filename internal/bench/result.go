@@ -62,6 +62,8 @@ type Point struct {
 	SQL       *Spread `json:"server_sql_per_second,omitempty"` // statements that the server ran, for whatever reason
 
 	Rounds []Round `json:"rounds,omitempty"`
+
+	Flood *FloodStats `json:"flood,omitempty"` // what went on next to it
 }
 
 // Phase is the latency of one part of an operation.

@@ -41,6 +41,8 @@ type reply struct {
 	retryAfter time.Duration
 	body       []byte
 
+	retrySeconds bool // Retry-After is a number, not a date
+
 	length  int64 // Content-Length, or -1
 	chunked bool
 	close   bool
@@ -355,6 +357,7 @@ func (r *reply) header(name, value []byte) error {
 		r.etag = string(value)
 	case is("retry-after"):
 		r.retryAfter = parseRetryAfter(string(value), time.Now())
+		r.retrySeconds = len(value) > 0 && len(bytes.Trim(value, "0123456789")) == 0
 	case is("connection"):
 		r.close = r.close || strings.EqualFold(string(value), "close")
 	case is("transfer-encoding"):

@@ -61,7 +61,7 @@ func (s *Service) Judge(ctx context.Context, c *Certificate, records []audit.Rec
 	}
 	j.profile(p)
 	j.lint(p.Lint)
-	return nil
+	return s.judgeLogged(ctx, j, p)
 }
 
 // internal reports whether c is a certificate of an authority or responder of

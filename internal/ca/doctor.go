@@ -29,16 +29,25 @@ type Finding struct {
 
 // Walk calls f for every serial in order of creation.
 func Walk(ctx context.Context, q db.Q, f func(*Certificate) error) error {
+	return walkPages(ctx, q, func(page []Certificate) error {
+		for i := range page {
+			if err := f(&page[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func walkPages(ctx context.Context, q db.Q, f func([]Certificate) error) error {
 	after := ""
 	for {
 		page, err := db.List(ctx, q, qWalk, scanCertificate, after, 500)
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		for i := range page {
-			if err := f(&page[i]); err != nil {
-				return err
-			}
+		if err := f(page); err != nil {
+			return err
 		}
 		after = page[len(page)-1].ID
 	}
@@ -58,10 +67,18 @@ func Check(ctx context.Context, q db.Q, signerLog io.Reader, report func(Finding
 	if err != nil {
 		return 0, signatures, err
 	}
-	err = Walk(ctx, q, func(c *Certificate) error {
-		serials++
-		c.check(report)
-		return nil
+	err = walkPages(ctx, q, func(page []Certificate) error {
+		ids := make([]string, len(page))
+		for i := range page {
+			ids[i] = page[i].ID
+		}
+		announced, err := precertificates(ctx, q, ids)
+		for i := range page {
+			page[i].check(report)
+			page[i].checkPrecert(announced[ids[i]], report)
+		}
+		serials += len(page)
+		return err
 	})
 	return serials, signatures, err
 }
@@ -73,9 +90,11 @@ func checkSignerLog(ctx context.Context, q db.Q, signerLog io.Reader, report fun
 		return 0, nil
 	}
 	known := map[[32]byte]bool{}
-	err = q.All(ctx, qTBS, func(r *db.Row) error { known[[32]byte(append(r.Bytes(), make([]byte, 32)...))] = true; return nil })
-	if err != nil {
-		return 0, err
+	for _, list := range []*db.Stmt{qTBS, qPrecertHashes} {
+		err = q.All(ctx, list, func(r *db.Row) error { known[[32]byte(append(r.Bytes(), make([]byte, 32)...))] = true; return nil })
+		if err != nil {
+			return 0, err
+		}
 	}
 	seen := map[[32]byte]bool{}
 	err = keys.ReadSignerLog(signerLog, func(h [32]byte) error {

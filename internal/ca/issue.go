@@ -48,6 +48,7 @@ type plan struct {
 	claim    func(ctx context.Context, tx *db.Tx, certificateID string) error
 	complete func(ctx context.Context, tx *db.Tx, certificateID string) error
 	keep     func(tx *db.Tx, der []byte) error // of an authority's own certificate
+	ct       *logging                          // nil: the certificate is not logged
 }
 
 // Issue makes a certificate in the order that keeps issuance safe:
@@ -59,6 +60,10 @@ type plan struct {
 //  4. the authority signs; the signature is verified, and the signed bytes are
 //     compared with those that were linted;
 //  5. the certificate, its names and the caller's completion are committed.
+//
+// Where the profile demands Certificate Transparency, steps 2 to 4 are taken
+// twice: for the precertificate, and for the certificate with the timestamps
+// that logs gave for it (see announce).
 //
 // If any step fails the serial is abandoned: a later try takes a new one.
 func (s *Service) Issue(ctx context.Context, req Request) (*Certificate, error) {
@@ -87,12 +92,18 @@ func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan,
 	if err := Blocked(ctx, s.db.Read(), spkiHash); err != nil {
 		return nil, err
 	}
+	if s.weak.Contains(req.CSR.PublicKey) {
+		return nil, fault.New(fault.BadPublicKey, "this key is on a list of weak keys; make a new key")
+	}
 	from, to, err := req.Profile.validity(now, terms, req.NotBefore, req.NotAfter, auth.Cert.NotAfter)
 	if err != nil {
 		return nil, err
 	}
 	leaf := pki.Leaf{NotBefore: from, NotAfter: to, SPKI: req.CSR.SPKI, Identifiers: req.Grant.Names(),
 		CommonName: req.CSR.NameFor(req.Grant.Names()), MustStaple: req.CSR.MustStaple}
+	if req.Profile.CT != nil {
+		return s.planLogged(ctx, auth, leaf, req, spkiHash)
+	}
 	return s.build(ctx, auth, req.Profile, leaf, req, spkiHash)
 }
 
@@ -191,7 +202,7 @@ func (s *Service) execute(ctx context.Context, p *plan) (*Certificate, error) {
 	fault.Point("ca.after_intent")
 	// From here on the outcome must be recorded whatever the client does.
 	ctx = context.WithoutCancel(ctx)
-	der, err := s.sign(ctx, p)
+	der, err := s.produce(ctx, p)
 	if err == nil {
 		fault.Point("ca.after_sign")
 		err = s.commitResult(ctx, p, der)
@@ -201,6 +212,16 @@ func (s *Service) execute(ctx context.Context, p *plan) (*Certificate, error) {
 	}
 	fault.Point("ca.after_result")
 	return &p.cert, nil
+}
+
+// produce returns the certificate, after it was logged where the profile says so.
+func (s *Service) produce(ctx context.Context, p *plan) ([]byte, error) {
+	if p.ct != nil {
+		if err := s.announce(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	return s.sign(ctx, p)
 }
 
 func (s *Service) commitIntent(ctx context.Context, p *plan) error {
@@ -214,6 +235,9 @@ func (s *Service) commitIntent(ctx context.Context, p *plan) error {
 		tx.Queue(qInsertIntent, nil, c.ID, c.AuthorityID, c.Serial.Hex(), c.CA, c.Profile, c.ProfileHash,
 			orNull(c.OrderID), orNull(c.AccountID), p.names, c.KeyType, p.spkiHash[:], p.evidence, c.TBSHash, c.TBS,
 			c.Shard, c.NotBefore, c.NotAfter, c.CreatedAt)
+		if p.ct != nil {
+			p.ct.intend(tx, c)
+		}
 		return audit.Append(tx, audit.Entry{At: c.CreatedAt, Kind: "certificate.intend", Actor: p.actor, Subject: "certificate:" + c.ID,
 			Data: intentData{c.AuthorityID, c.Serial.Hex(), hexText(c.TBSHash), c.OrderID}})
 	})

@@ -38,6 +38,7 @@ type Profile struct {
 	Excluded    []string                `json:"excluded,omitempty"` // DNS suffixes; win over Permitted
 	MustStaple  bool                    `json:"must_staple,omitempty"`
 	Lint        LintSet                 `json:"lint"`
+	CT          *CT                     `json:"ct,omitempty"` // nil: certificates are not logged
 
 	// The rest is for certificates that Chancery makes for itself.
 	Authority bool `json:"authority,omitempty"` // basicConstraints cA
@@ -152,6 +153,9 @@ func (p *Profile) Check() error {
 		return fault.New(fault.Invalid, "profile %s: common_name %q is not a rule", p.Name, p.CommonName)
 	case !p.Lint.Valid():
 		return fault.New(fault.Invalid, "profile %s: lint set %q is unknown", p.Name, p.Lint)
+	}
+	if err := p.CT.check(p.Name); err != nil {
+		return err
 	}
 	for _, k := range p.KeyTypes {
 		if !k.Valid() {

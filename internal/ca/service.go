@@ -50,7 +50,13 @@ type Config struct {
 	// SignerLog, if set, is told the SHA-256 of each TBSCertificate that an
 	// authority's key signed (see keys.SignerLog).
 	SignerLog func(tbsHash [32]byte) error
-	Log       *slog.Logger // nil: discard
+	// WeakKeys are keys that are never certified, beside those of blocked_key;
+	// nil: none.
+	WeakKeys pki.WeakKeys
+	// Submit, if set, has a precertificate logged and returns the timestamps of
+	// the logs, checked; it keeps the deadline. Profiles with CT need it.
+	Submit func(ctx context.Context, sub Submission) ([]pki.SCT, error)
+	Log    *slog.Logger // nil: discard
 }
 
 // Service issues and revokes for all authorities of an installation. It is
@@ -63,6 +69,8 @@ type Service struct {
 	trust  map[string]Trust
 	log    *slog.Logger
 	record func([32]byte) error
+	weak   pki.WeakKeys
+	submit func(context.Context, Submission) ([]pki.SCT, error)
 	random io.Reader
 
 	throwaways keys.Throwaways
@@ -93,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.ResponderKeys != nil {
 		homes[RoleOCSP] = cfg.ResponderKeys
 	}
-	s := &Service{db: cfg.DB, keys: cfg.Keys, homes: homes, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, random: rand.Reader}
+	s := &Service{db: cfg.DB, keys: cfg.Keys, homes: homes, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, weak: cfg.WeakKeys, submit: cfg.Submit, random: rand.Reader}
 	return s, s.Reload(ctx)
 }
 

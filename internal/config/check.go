@@ -27,6 +27,7 @@ func (c *Config) Check() []error {
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}
+	k.ctLogs()
 	for _, name := range slices.Sorted(maps.Keys(c.Profile)) {
 		k.profile("profile."+name, c.Profile[name])
 	}
@@ -141,6 +142,7 @@ func (k *checker) profile(key string, p Profile) {
 	k.must(len(p.Names) > 0, key+".names", "is empty; nothing could be issued")
 	k.must(len(p.Challenges) > 0, key+".challenges", "is empty; nobody could prove control of a name")
 	k.names(key, map[string][]string{"allow_names": p.AllowNames, "deny_names": p.DenyNames})
+	k.ct(key, p)
 	for i, c := range p.Challenges {
 		k.must(i == 0 || c.late() || !p.Challenges[i-1].late(), key+".challenges", "%s must stand before %s, at which some clients give up", c, p.Challenges[max(i-1, 0)])
 	}

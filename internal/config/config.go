@@ -42,6 +42,10 @@ type Config struct {
 	// the profile it was made with, so that a change never alters it half way.
 	Profile map[string]Profile `toml:"profile"`
 
+	// One table per Certificate Transparency log (RFC 6962) that profiles name in
+	// ct_logs. There is none by default.
+	CTLog map[string]CTLog `toml:"ct_log"`
+
 	// Rate limits. A limit reads "300 per 3h", "300 per 3h burst 50", or
 	// "unlimited". What exceeds one is refused with 429 and Retry-After.
 	Limits Limits `toml:"limits"`
@@ -208,6 +212,11 @@ type ACME struct {
 
 	// How often a client should ask again for renewal information (RFC 9773).
 	RenewalPoll time.Duration `toml:"renewal_poll"`
+
+	// Files with RSA keys that are refused, in certificate requests and as
+	// account keys: the form of Debian's openssl-blacklist (CVE-2008-0166), 20
+	// hexadecimal digits a line.
+	WeakKeyFiles []string `toml:"weak_key_files"`
 
 	// Terms of service that an account must agree to. Empty: none.
 	TermsOfService string `toml:"terms_of_service" format:"url"`

@@ -96,6 +96,15 @@ profiles = ["short"]
 period = "6d"
 names = ["dns"]
 challenges = []
+ct_logs = ["oak"]
+ct_scts = 1
+ct_operators = 1
+ct_deadline = "3s"
+[ct_log.oak]
+url = "https://oak.example/2027"
+key = "MFkw"
+kind = "static-ct"
+operator = "Example"
 `)
 	want := Default()
 	s := &want.Server
@@ -109,6 +118,8 @@ challenges = []
 	ca, profile := DefaultCA(), DefaultProfile()
 	ca.KeyType, ca.Profiles = pki.MLDSA65, []string{"short"}
 	profile.Period, profile.Names, profile.Challenges = 6*day, []NameKind{"dns"}, []Challenge{}
+	profile.CTLogs, profile.CTSCTs, profile.CTOperators, profile.CTDeadline = []string{"oak"}, 1, 1, 3*time.Second
+	want.CTLog["oak"] = CTLog{URL: "https://oak.example/2027", Key: "MFkw", Kind: "static-ct", Operator: "Example"}
 	want.CA, want.Profile = map[string]CA{"internal": ca}, map[string]Profile{"default": DefaultProfile(), "short": profile}
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(Config{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
@@ -188,6 +199,12 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
+// logKey is a P-256 key, and oakLog a log that has it.
+const (
+	logKey = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEggtmoWjr0T7YhOVPGsnjFZu+XisFIP3mF0TlIspgPk5YqgEEfKhfvCQ8xuT3ti8ctMEKQHW86Pe+XB1yE3rphQ=="
+	oakLog = "[ct_log.oak]\nurl = \"https://oak.example\"\nkey = \"" + logKey + "\"\n"
+)
+
 func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"[ca.a]\nprofiles = [\"defalt\"]\n", `chancery.toml:2: ca.a.profiles: there is no [profile.defalt]; did you mean "default"?`},
@@ -229,6 +246,13 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[scan]\nsite = \"a b\"\n", `chancery.toml:2: scan.site: must be one word`},
 		{"[inventory]\nretention = \"1h\"\n", `chancery.toml:2: inventory.retention: must be at least 1d`},
 		{"[profile.default]\nperiod = \"1h\"\n", `default: profile.default.backdate: is not shorter than period; every certificate would be expired`},
+		{"[ct_log.oak]\nkey = \"" + logKey + "\"\n", `default: ct_log.oak.url: must be set`},
+		{"[ct_log.oak]\nurl = \"https://oak.example\"\nkey = \"secret\"\n", `chancery.toml:3: ct_log.oak.key: is not the base64 of a public key, as log lists have it`},
+		{"[profile.default]\nct_logs = [\"oka\"]\nct_scts = 1\nct_operators = 1\n" + oakLog, `chancery.toml:2: profile.default.ct_logs: there is no [ct_log.oka]; did you mean "oak"?`},
+		{"[profile.default]\nct_logs = [\"oak\"]\nct_operators = 1\n" + oakLog, `default: profile.default.ct_scts: 2 timestamps cannot be had from 1 logs`},
+		{"[profile.default]\nct_logs = [\"oak\", \"oak\"]\nct_operators = 1\n" + oakLog, `chancery.toml:2: profile.default.ct_logs: names oak twice`},
+		{"[profile.default]\nct_logs = [\"oak\"]\nct_scts = 1\nct_operators = 2\n" + oakLog, `chancery.toml:4: profile.default.ct_operators: 2 operators cannot be had: 1 timestamps, from logs of 1`},
+		{"[profile.default]\nct_logs = [\"oak\"]\nct_scts = 1\nct_operators = 1\nct_deadline = \"1m\"\n" + oakLog, `chancery.toml:5: profile.default.ct_deadline: must be at most 20s`},
 	} {
 		got := messages(t, c.text)
 		for i := range got { // a default that no longer fits is reported at its section
@@ -292,7 +316,7 @@ func TestKubernetesServiceVariables(t *testing.T) {
 }
 
 func TestPrintReadsBackAndHidesSecrets(t *testing.T) {
-	c := load(t, "[database]\nurl = \"postgres://u:hunter2@db/x?sslmode=require\"\n[profile.a]\ndescription = \"say \\\"hi\\\"\\t\\\\\"\n[limits]\naccounts_per_ip = \"7 per 1d\"\n[keys.pkcs11]\nsessions = 7\n[ca.default]\nprofiles = [\"a\"]\n",
+	c := load(t, "[database]\nurl = \"postgres://u:hunter2@db/x?sslmode=require\"\n[profile.a]\ndescription = \"say \\\"hi\\\"\\t\\\\\"\n[limits]\naccounts_per_ip = \"7 per 1d\"\n[keys.pkcs11]\nsessions = 7\n[ca.default]\nprofiles = [\"a\"]\n"+oakLog,
 		"CHANCERY_LOG_LEVEL=error")
 	var b strings.Builder
 	if err := c.Print(&b); err != nil {

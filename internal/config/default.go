@@ -53,6 +53,7 @@ func Default() *Config {
 		Perspective: map[string]Perspective{},
 		CA:          map[string]CA{"default": DefaultCA()},
 		Profile:     map[string]Profile{"default": DefaultProfile()},
+		CTLog:       map[string]CTLog{},
 		Limits: Limits{
 			Enabled:                true,
 			AccountsPerIP:          Rate{Count: 50, Per: 3 * time.Hour},
@@ -115,6 +116,9 @@ func DefaultProfile() Profile {
 		CRL:          true,
 		OCSP:         true,
 		Lint:         "private",
+		CTSCTs:       2,
+		CTOperators:  2,
+		CTDeadline:   10 * time.Second,
 		Challenges:   []Challenge{"http-01", "dns-01", "tls-alpn-01"},
 	}
 }

@@ -210,6 +210,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultProfile()
 	case *OIDC:
 		*p = DefaultOIDC()
+	case *CTLog:
+		*p = DefaultCTLog()
 	}
 	return v
 }

@@ -139,6 +139,22 @@ type Profile struct {
 	// names the public cannot reach), webpki (all of them) or rfc5280 alone.
 	Lint LintSet `toml:"lint"`
 
+	// Certificate Transparency logs, by the names of their [ct_log.NAME] tables,
+	// the preferred ones first; more than are needed are reserves. A certificate
+	// is then announced to logs before it is made, and holds their timestamps.
+	// Empty: it is not.
+	CTLogs []string `toml:"ct_logs"`
+
+	// How many timestamps a certificate holds, with ct_logs.
+	CTSCTs int `toml:"ct_scts" min:"1" max:"8"`
+
+	// Of how many operators they are, at least.
+	CTOperators int `toml:"ct_operators" min:"1" max:"8"`
+
+	// Longest time for all logs together. If there are too few timestamps by
+	// then, finalize is answered 503 and the client tries again.
+	CTDeadline time.Duration `toml:"ct_deadline"`
+
 	// Challenge types offered, in this order. dns-account-01 and
 	// dns-persist-01, which not every client knows, must come last: some
 	// clients give up at the first challenge that they do not understand.

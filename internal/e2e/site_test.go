@@ -39,6 +39,8 @@ type site struct {
 	dns   *dnstest.Server
 	flags []string // more flags of `chancery dev`
 
+	config string // file of `chancery serve`; "" is `chancery dev`
+
 	listen, plain, debug string // host:port
 	http01, alpn         string // ports that validation connects to
 }
@@ -69,6 +71,9 @@ func (s *site) resolve(names ...string) {
 
 // args is the command line.
 func (s *site) args(readyFile string) []string {
+	if s.config != "" {
+		return []string{"serve", "--config", s.config, "--ready-file", readyFile}
+	}
 	args := []string{"dev", "--data", s.data, "--listen", s.listen, "--http-listen", s.plain, "--debug-listen", s.debug,
 		"--http01-port", s.http01, "--tlsalpn01-port", s.alpn, "--resolver", s.dns.Addr(), "--ready-file", readyFile}
 	if s.db != "" {

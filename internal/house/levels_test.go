@@ -37,6 +37,7 @@ var levels = []level{
 	{"internal/limit", 2, nil},
 	{"internal/token", 2, []string{"internal/audit"}},
 	{"internal/ca", 2, []string{"internal/audit"}},
+	{"internal/ct", 2, []string{"internal/ca"}},
 	{"internal/status", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/inventory", 2, []string{"internal/audit"}},
 	{"internal/inventory/follow", 2, []string{"internal/audit", "internal/ca"}},
@@ -59,6 +60,7 @@ var levels = []level{
 	{"internal/api", 3, []string{"internal/acme/server"}},
 	{"internal/api/client", 3, nil},
 	{"internal/backup", 3, nil},
+	{"internal/chaos", 3, nil},
 
 	{"internal/app", 4, nil},
 	{"internal/bench", 4, []string{"internal/app", "internal/bench/fleet"}},

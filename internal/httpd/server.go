@@ -60,6 +60,10 @@ type Config struct {
 	// that rate limits and the audit log see.
 	TrustedProxies []netip.Prefix
 
+	// Outside, if set, goes around the whole server: what it answers by itself
+	// is neither logged nor measured here.
+	Outside func(http.Handler) http.Handler
+
 	Log     *slog.Logger // nil: discard
 	Metrics *Metrics     // nil: not measured
 }
@@ -105,6 +109,9 @@ func New(cfg Config) *Server {
 		TLSConfig:         cfg.TLS,
 		// OPTIONS * and paths must reach our handler like everything else.
 		DisableGeneralOptionsHandler: true,
+	}
+	if cfg.Outside != nil {
+		s.std.Handler = cfg.Outside(s)
 	}
 	return s
 }

@@ -3,7 +3,11 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" // the form of the list
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -371,4 +375,20 @@ func TestExternalAccountBinding(t *testing.T) {
 			}
 		})
 	}, required)
+}
+
+// A key that leaked with thousands of others may have no account.
+func TestWeakAccountKeys(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha1.Sum(fmt.Appendf(nil, "Modulus=%X\n", key.N))
+	w := lite(t, func(c *server.Config) { c.WeakKeys = pki.WeakKeys{[10]byte(sum[10:]): {}} })
+	c := w.client(t)
+	if c.signer, err = acme.NewSigner(key); err != nil {
+		t.Fatal(err)
+	}
+	c.post(c.base+"/new-account", map[string]any{}).problem(http.StatusBadRequest, "badPublicKey")
+	w.account(t)
 }

@@ -303,6 +303,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 		return object(http.StatusOK, full.object(m.ca, m.now, "")), nil
 	}
 	if err := charges(m.now, with(nil, s.limits.OrdersPerAccount, m.acct.ID, 1)); err != nil {
+		err = ofAccount{err}
 		return nil, err
 	}
 	fresh := []Authorization{s.fresh(m, profile, id, below, m.now.Add(s.cfg.PendingLifetime))}

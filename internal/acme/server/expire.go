@@ -25,6 +25,7 @@ var qExpireStar = db.SQL("acme.delete_expired_star", `DELETE FROM acme_star WHER
 // than the retention ago. Certificates and their status stay: they belong to
 // package ca, and outlive their orders.
 func (s *Server) Expire(ctx context.Context, now time.Time) (loop.Count, error) {
+	s.gate.sweep(now)
 	var orders, authz int64
 	before := now.Add(-s.cfg.Retention)
 	err := s.db.Write(ctx, func(tx *db.Tx) (err error) {

@@ -50,15 +50,27 @@ func (s *Server) post(who signer, h postHandler) httpd.Handler {
 		r.SetHeader("Replay-Nonce", s.nonces.Issue())
 		r.SetHeader("Link", a.index)
 		m := &message{Request: r, ctx: r.Context(), now: time.Now(), ca: a}
-		if err := s.admit(m, who); err != nil {
-			return nil, err
+		reply, err := s.serve(m, who, h)
+		if err != nil && m.acct != nil {
+			s.gate.park(m.ctx, m.acct.ID, m.now)
 		}
-		reply, err := h(m)
 		if reply != nil && reply.CacheControl == "" {
 			reply.CacheControl = "no-store"
 		}
 		return reply, err
 	}
+}
+
+// serve runs the handler of a request that is admitted.
+func (s *Server) serve(m *message, who signer, h postHandler) (*httpd.Reply, error) {
+	if err := s.admit(m, who); err != nil {
+		return nil, err
+	}
+	reply, err := h(m)
+	if err != nil && m.acct != nil {
+		s.gate.note(m.acct.ID, err, m.now)
+	}
+	return reply, err
 }
 
 // admit checks a request from cheap to costly, the signature last.
@@ -81,6 +93,11 @@ func (s *Server) admit(m *message, who signer) error {
 	}
 	if err := s.identify(m, who); err != nil {
 		return err
+	}
+	if m.acct != nil {
+		if err := s.gate.check(m); err != nil {
+			return err
+		}
 	}
 	if err := s.limits.verification(m, m.key); err != nil {
 		return err
@@ -119,7 +136,13 @@ func (s *Server) identify(m *message, who signer) error {
 		if who == byAccount {
 			return fault.New(fault.Malformed, `this resource takes messages of an account: sign with "kid", not "jwk"`)
 		}
-		return m.useKey(who)
+		if err := m.useKey(who); err != nil {
+			return err
+		}
+		if who == byKey && s.cfg.WeakKeys.Contains(m.key.Key) {
+			return fault.New(fault.BadPublicKey, "this key is on a list of weak keys; make a new key")
+		}
+		return nil
 	}
 	if who == byKey {
 		return fault.New(fault.Malformed, `this resource takes messages of a key: sign with "jwk", not "kid"`)

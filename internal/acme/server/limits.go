@@ -105,7 +105,10 @@ func (l *Limits) newOrder(accountID string, ids []pki.Identifier, now time.Time)
 			return limited(c.Limit, c.Key, retry)
 		}
 	}
-	return charges(now, with(nil, l.OrdersPerAccount, accountID, 1))
+	if err := charges(now, with(nil, l.OrdersPerAccount, accountID, 1)); err != nil {
+		return ofAccount{err}
+	}
+	return nil
 }
 
 // certificate charges for a certificate; refund gives it back if none was made.

@@ -209,7 +209,7 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 		return nil, err
 	}
 	hash := o.requestHash()
-	same, err := s.openOrders(m, hash)
+	same, err := s.openOrders(m, o, hash)
 	if err != nil {
 		return nil, err
 	}
@@ -235,14 +235,15 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 }
 
 // openOrders returns the id of an open order that is the same as this one, or
-// "", and refuses when too many orders of the account are open.
-func (s *Server) openOrders(m *message, hash string) (same string, err error) {
+// "", and refuses when too many orders of the account are open, unless this one
+// replaces a certificate.
+func (s *Server) openOrders(m *message, o *Order, hash string) (same string, err error) {
 	same, err = db.Get(m.ctx, s.db.Read(), qSame, (*db.Row).Text, m.acct.ID, hash, m.now)
 	if err == nil || !errors.Is(err, db.ErrNotFound) {
 		return same, wrap("find same order", err)
 	}
 	most := s.limits.PendingOrders
-	if most <= 0 || s.open.add(m.acct.ID, most) {
+	if most <= 0 || s.open.add(m.acct.ID, most) || o.Replaces != "" {
 		return "", nil
 	}
 	n, err := db.Get(m.ctx, s.db.Read(), qOpen, (*db.Row).Int, m.acct.ID, m.now, most)
@@ -250,8 +251,8 @@ func (s *Server) openOrders(m *message, hash string) (same string, err error) {
 		return "", wrap("count open orders", err)
 	}
 	if n >= most {
-		return "", fault.New(fault.RateLimited, "%d orders of this account are open, which is the most; finalize some, or let them expire", n).
-			Retry(time.Minute)
+		return "", ofAccount{fault.New(fault.RateLimited, "%d orders of this account are open, which is the most; finalize some, or let them expire", n).
+			Retry(time.Minute)}
 	}
 	s.open.set(m.acct.ID, n+1)
 	return "", nil

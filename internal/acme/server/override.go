@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"time"
 
 	"chancery/internal/audit"
@@ -48,59 +46,42 @@ func scanOverride(r *db.Row) Override {
 	return o
 }
 
-// limiters are the limits that l has.
-func (l *Limits) limiters() []*limit.Limiter {
-	all := []*limit.Limiter{l.AccountsPerIP, l.AccountsPerNet, l.OrdersPerAccount, l.FailuresPerName, l.CertificatesPerDomain,
-		l.CertificatesPerNameSet, l.LookupsPerName, l.VerificationsPerIP}
-	return slices.DeleteFunc(all, func(x *limit.Limiter) bool { return x == nil })
-}
-
 // Names returns the names of the limits there are, sorted.
 func (l *Limits) Names() []string {
 	var names []string
-	for _, x := range l.limiters() {
-		names = append(names, x.Name())
+	for _, x := range l.List() {
+		names = append(names, x.Name)
 	}
-	slices.Sort(names)
 	return names
-}
-
-// Rates returns the configured rate of each limit by its name.
-func (l *Limits) Rates() map[string]limit.Rate {
-	out := map[string]limit.Rate{}
-	for _, x := range l.limiters() {
-		out[x.Name()] = x.Rate("")
-	}
-	return out
 }
 
 // Limits returns the rate limits of the server.
 func (s *Server) Limits() *Limits { return s.limits }
 
-// PutOverride stores o, in place of the one that its key has, and lets it hold
-// here at once. actor is for the journal.
-func (s *Server) PutOverride(ctx context.Context, o Override, actor string, now time.Time) error {
-	if err := o.check(s.limits); err != nil {
-		return err
+// PutOverride stores o under its OverrideKey, in place of the one that is there,
+// and lets it hold here at once. actor is for the journal.
+func (s *Server) PutOverride(ctx context.Context, o Override, actor string, now time.Time) (_ Override, err error) {
+	if err := o.check(); err != nil {
+		return o, err
 	}
-	err := s.db.Write(ctx, func(tx *db.Tx) error {
+	if o.Key, err = s.OverrideKey(ctx, o.Limit, o.Key); err != nil {
+		return o, err
+	}
+	o.CreatedAt = now
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qPutOverride, nil, o.Limit, o.Key, o.Rate.Count, o.Rate.Per.Milliseconds(), o.Rate.Burst, o.Rate.Deny, o.Note, now, o.ExpiresAt)
 		return audit.Append(tx, audit.Entry{At: now, Kind: "limit.override", Actor: actor, Subject: "limit:" + o.Limit,
 			Data: map[string]string{"key": o.Key, "rate": o.Rate.String(), "note": o.Note}})
 	})
 	if err != nil {
-		return wrap("store override", err)
+		return o, wrap("store override", err)
 	}
-	return s.ReloadOverrides(ctx, now)
+	return o, s.ReloadOverrides(ctx, now)
 }
 
 // check reports what makes o unusable.
-func (o *Override) check(l *Limits) error {
+func (o *Override) check() error {
 	switch {
-	case !slices.Contains(l.Names(), o.Limit):
-		return fault.New(fault.Invalid, "there is no limit %.64q; there are %s", o.Limit, strings.Join(l.Names(), ", "))
-	case o.Key == "" || len(o.Key) > maxOverrideKey:
-		return fault.New(fault.Invalid, "an override needs a key of 1 to %d characters: what the limit counts by", maxOverrideKey)
 	case len(o.Note) > maxNote:
 		return fault.New(fault.Invalid, "the note is longer than %d characters", maxNote)
 	case o.Rate.Per%time.Millisecond != 0:
@@ -112,8 +93,8 @@ func (o *Override) check(l *Limits) error {
 	return nil
 }
 
-// DropOverride deletes the override of a key, for which the configuration
-// holds again.
+// DropOverride deletes the override of a key, as ListOverrides shows it; the
+// configuration holds for it again.
 func (s *Server) DropOverride(ctx context.Context, name, key, actor string, now time.Time) error {
 	none := fault.New(fault.NotFound, "limit %.64s has no override for that key", name)
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
@@ -152,8 +133,8 @@ func (s *Server) ReloadOverrides(ctx context.Context, now time.Time) error {
 		}
 		byLimit[o.Limit][o.Key] = o.Rate
 	}
-	for _, l := range s.limits.limiters() {
-		if err := l.SetOverrides(byLimit[l.Name()]); err != nil {
+	for _, c := range s.limits.counted() {
+		if err := c.limiter.SetOverrides(byLimit[c.limiter.Name()]); err != nil {
 			return err
 		}
 	}

@@ -34,7 +34,7 @@ func TestLimitOverrides(t *testing.T) {
 		register(other).want(http.StatusCreated)
 		now := time.Now()
 		ten := server.Override{Limit: "accounts-per-ip", Key: "127.0.0.1", Rate: limit.Rate{Count: 10, Per: time.Hour}, Note: "load test"}
-		if err := w.PutOverride(t.Context(), ten, "token:ops", now); err != nil {
+		if _, err := w.PutOverride(t.Context(), ten, "token:ops", now); err != nil {
 			t.Fatal(err)
 		}
 		t.Run("it holds at once where it was made", func(t *testing.T) { register(w.Server).want(http.StatusCreated) })
@@ -48,7 +48,7 @@ func TestLimitOverrides(t *testing.T) {
 		t.Run("a key can be denied", func(t *testing.T) {
 			deny := ten
 			deny.Rate = limit.Rate{Deny: true}
-			if err := w.PutOverride(t.Context(), deny, "token:ops", now); err != nil {
+			if _, err := w.PutOverride(t.Context(), deny, "token:ops", now); err != nil {
 				t.Fatal(err)
 			}
 			register(w.Server).refused()
@@ -64,7 +64,7 @@ func TestLimitOverrides(t *testing.T) {
 		})
 		t.Run("it ends when it expires", func(t *testing.T) {
 			free := server.Override{Limit: "accounts-per-ip", Key: "127.0.0.1", ExpiresAt: now.Add(time.Minute)}
-			if err := w.PutOverride(t.Context(), free, "token:ops", now); err != nil {
+			if _, err := w.PutOverride(t.Context(), free, "token:ops", now); err != nil {
 				t.Fatal(err)
 			}
 			for range 20 {
@@ -77,7 +77,7 @@ func TestLimitOverrides(t *testing.T) {
 			register(w.Server).refused()
 		})
 		t.Run("and when it is deleted", func(t *testing.T) {
-			if err := w.PutOverride(t.Context(), ten, "token:ops", now); err != nil {
+			if _, err := w.PutOverride(t.Context(), ten, "token:ops", now); err != nil {
 				t.Fatal(err)
 			}
 			register(w.Server).want(http.StatusCreated)
@@ -107,11 +107,57 @@ func TestLimitOverridesAreChecked(t *testing.T) {
 		"no period":        {Limit: "accounts-per-ip", Key: "x", Rate: limit.Rate{Count: 1}},
 		"part of a ms":     {Limit: "accounts-per-ip", Key: "x", Rate: limit.Rate{Count: 1, Per: time.Microsecond}},
 	} {
-		if err := w.PutOverride(t.Context(), o, "token:ops", time.Now()); !fault.Is(err, fault.Invalid) {
+		if _, err := w.PutOverride(t.Context(), o, "token:ops", time.Now()); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if rates := w.Limits().Rates(); len(rates) != 1 || rates["accounts-per-ip"].Count != 1 || len(w.Limits().Names()) != 1 {
-		t.Errorf("%+v", rates)
+	if list := w.Limits().List(); len(list) != 1 || list[0].Name != "accounts-per-ip" || list[0].By != "address" || list[0].Rate.Count != 1 {
+		t.Errorf("%+v", list)
+	}
+}
+
+// An override holds for the key that the limit counts by, whatever a person
+// writes for it; what can never be counted is refused.
+func TestLimitOverrideKeys(t *testing.T) {
+	w := lite(t, func(c *server.Config) { c.Limits = server.DefaultLimits() })
+	a := w.account(t)
+	id := a.kid[strings.LastIndexByte(a.kid, '/')+1:]
+	for _, c := range []struct{ limit, text, want string }{
+		{"accounts-per-ip", "192.0.2.7", "192.0.2.7"},
+		{"accounts-per-ip", "::ffff:192.0.2.7", "192.0.2.7"},
+		{"accounts-per-ip", "192.0.2.7/32", "192.0.2.7"},
+		{"accounts-per-ip", "192.0.2.0/24", ""},
+		{"verifications-per-ip", "2001:db8:1:2:3::4", "2001:db8:1:2::/64"},
+		{"verifications-per-ip", "2001:db8:1:2::/64", "2001:db8:1:2::/64"},
+		{"verifications-per-ip", "fe80::1%eth0", ""},
+		{"accounts-per-net", "192.0.2.7", "192.0.2.0/24"},
+		{"accounts-per-net", "2001:db8:1::/48", "2001:db8:1::/48"},
+		{"accounts-per-net", "example.com", ""},
+		{"orders-per-account", id, id},
+		{"orders-per-account", a.kid, id},
+		{"orders-per-account", "nobody", ""},
+		{"orders-per-account", "", ""},
+		{"failures-per-name", a.kid + " WWW.Example.com", id + " www.example.com"},
+		{"failures-per-name", "www.example.com", ""},
+		{"failures-per-name", "nobody www.example.com", ""},
+		{"certificates-per-domain", "www.example.co.uk", "example.co.uk"},
+		{"certificates-per-domain", "*.Example.com", "example.com"},
+		{"certificates-per-domain", "2001:db8::1", "2001:db8::/64"},
+		{"certificates-per-domain", "not a name", ""},
+		{"certificates-per-name-set", "b.example.com, a.example.com", "a.example.com b.example.com"},
+		{"certificates-per-name-set", ",", ""},
+		{"certificates-per-name-set", "ok.example.com b_d!", ""},
+		{"lookups-per-name", "*.example.com", "example.com"},
+		{"lookups-per-name", "a..b", ""},
+		{"nope", "x", ""},
+	} {
+		got, err := w.OverrideKey(t.Context(), c.limit, c.text)
+		if got != c.want || (err == nil) == (c.want == "") {
+			t.Errorf("%s of %q: %q, %v; want %q", c.limit, c.text, got, err, c.want)
+		}
+	}
+	off := lite(t, func(c *server.Config) { c.Limits = &server.Limits{} })
+	if _, err := off.OverrideKey(t.Context(), "accounts-per-ip", "192.0.2.7"); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "switched off") {
+		t.Error(err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/pki"
 )
 
 // Config is what a Server needs. Fields without "required" may be zero, which
@@ -99,6 +100,9 @@ type Config struct {
 	// Replica tells the nonces of this process from those of others that run
 	// at the same time; 0: a random one.
 	Replica uint32
+
+	// WeakKeys are keys that may have no account; nil: none.
+	WeakKeys pki.WeakKeys
 
 	// RedeemForeign asks the replica that made a nonce to redeem it (see
 	// Server.RedeemNonce). Nil: nonces of other replicas are badNonce, which
@@ -212,6 +216,7 @@ type Server struct {
 	ops      ops
 	pool     *loop.Pool
 	open     openBounds
+	gate     gate
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc
