@@ -46,7 +46,7 @@ test: ## all tests, with the race detector where it pays
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout $(TIMEOUT) $$(go list ./... | grep -Ev '$(norace_re)')
 	@set -e; plain=$$(go list ./... | grep -E '$(norace_re)') || true; \
 	if [ -n "$$plain" ]; then echo "go test $$plain"; go test -timeout $(TIMEOUT) $$plain; fi
-	go test -tags faultpoint -run Crash -timeout $(TIMEOUT) ./internal/acme/server
+	go test -tags faultpoint -run Crash -timeout $(TIMEOUT) ./internal/acme/server ./internal/deploy/...
 
 ui: ## rebuild web/dist and the other generated files
 	go generate ./...

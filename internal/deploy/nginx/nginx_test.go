@@ -174,6 +174,7 @@ func TestHalvesFindWhatNobodyNames(t *testing.T) {
 	items[5] = ca.ItemWith(t, weak, items[5].ID, items[5].Names...)
 	config := s.config()
 	config.Test = []string{"/bin/true"}
+	config.Timeout = time.Second // nginx says nothing when it keeps its old configuration
 	target, err := nginx.Kind.Open(deploytest.Env(t, state), config)
 	if err != nil {
 		t.Fatal(err)
