@@ -22,13 +22,17 @@ func (c *Config) Print(w io.Writer) error {
 			continue
 		}
 		name, v := f.Tag.Get("toml"), root.FieldByIndex(f.Index)
+		if isList(f.Type) {
+			p.list(name, v)
+			continue
+		}
 		if !isMap(f.Type) {
-			p.section(name, v)
+			p.section("["+name+"]", name, v)
 			continue
 		}
 		entries := v.Interface()
 		for _, entry := range slices.SortedFunc(mapKeys(entries), strings.Compare) {
-			p.section(name+"."+entry, v.MapIndex(reflect.ValueOf(entry)))
+			p.section("["+name+"."+entry+"]", name+"."+entry, v.MapIndex(reflect.ValueOf(entry)))
 		}
 	}
 	if _, err := io.WriteString(w, p.b.String()); err != nil {
@@ -54,13 +58,26 @@ type printer struct {
 	b strings.Builder
 }
 
+// list writes the entries of a [[section]].
+func (p *printer) list(name string, v reflect.Value) {
+	for i := range v.Len() {
+		if t, ok := v.Index(i).Interface().(Target); ok {
+			p.section("[["+name+"]]", name+"."+t.Name, v.Index(i))
+			p.settings(t.settings)
+		}
+	}
+}
+
 // section writes one table with every key.
-func (p *printer) section(name string, v reflect.Value) {
+func (p *printer) section(head, name string, v reflect.Value) {
 	if p.b.Len() > 0 {
 		p.b.WriteByte('\n')
 	}
-	fmt.Fprintf(&p.b, "[%s]\n", name)
+	p.b.WriteString(head + "\n")
 	for f := range v.Type().Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		key := f.Tag.Get("toml")
 		line := key + " = " + literal(v.FieldByIndex(f.Index), f)
 		if src := p.c.sources[name+"."+key]; src != (Source{}) {
