@@ -228,7 +228,7 @@ func TestPIDFilesAreNotBelieved(t *testing.T) {
 	if err := p.Signal(syscall.SIGCONT); err != nil {
 		t.Error(err)
 	}
-	if err := p.SignalWorkers(t.Context(), syscall.SIGCONT, 50*time.Millisecond); err == nil || !strings.Contains(err.Error(), "no new workers") {
+	if err := p.SignalWorkers(t.Context(), syscall.SIGCONT, 50*time.Millisecond); err == nil || !strings.Contains(err.Error(), "did not begin anew") {
 		t.Errorf("%v", err)
 	}
 }

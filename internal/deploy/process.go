@@ -77,28 +77,59 @@ func (p Process) SignalWorkers(ctx context.Context, sig syscall.Signal, patience
 	if err != nil {
 		return p.Signal(sig) // a kernel without such a list
 	}
+	return await(ctx, proc, sig, patience, func() bool {
+		now, err := children(proc.Pid)
+		return err == nil && slices.ContainsFunc(now, func(child string) bool { return !slices.Contains(before, child) })
+	})
+}
+
+// SignalRewrite is SignalWorkers for a server that has new workers at any time,
+// and writes its pid file whenever it has read its configuration.
+func (p Process) SignalRewrite(ctx context.Context, sig syscall.Signal, patience time.Duration) error {
+	proc, err := p.Find()
+	if err != nil {
+		return err
+	}
+	before, err := os.Stat(p.PIDFile)
+	if err != nil {
+		return fmt.Errorf("look at pid file: %w", err)
+	}
+	return await(ctx, proc, sig, patience, func() bool {
+		now, err := os.Stat(p.PIDFile)
+		return err == nil && !(os.SameFile(now, before) && now.ModTime().Equal(before.ModTime()))
+	})
+}
+
+// await sends sig and waits until done, or until the process ends.
+func await(ctx context.Context, proc *os.Process, sig syscall.Signal, patience time.Duration, done func() bool) error {
 	if err := proc.Signal(sig); err != nil {
 		return fmt.Errorf("signal process %d: %w", proc.Pid, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for tick := time.NewTicker(5 * time.Millisecond); ; {
-		now, err := children(proc.Pid)
-		if err != nil || proc.Signal(syscall.Signal(0)) != nil {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		if ended(proc) {
 			return fmt.Errorf("process %d ended instead of reloading; its log says why", proc.Pid)
-		}
-		for _, child := range now {
-			if !slices.Contains(before, child) {
-				return nil
-			}
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			tick.Stop()
-			return fmt.Errorf("process %d started no new workers within %s; its log says why", proc.Pid, patience)
+			return fmt.Errorf("process %d did not begin anew within %s; its log says why", proc.Pid, patience)
 		}
 	}
+	return nil
+}
+
+// ended reports whether a process has ended, even if its parent has not
+// noticed.
+func ended(proc *os.Process) bool {
+	if proc.Signal(syscall.Signal(0)) != nil {
+		return true
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", proc.Pid))
+	return err == nil && strings.Contains(string(text), ") Z ")
 }
 
 // children lists the children of a process.
