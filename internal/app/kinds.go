@@ -9,14 +9,24 @@ import (
 
 	"chancery/internal/config"
 	"chancery/internal/deploy"
+	"chancery/internal/deploy/apache"
+	"chancery/internal/deploy/caddy"
+	"chancery/internal/deploy/dovecot"
+	"chancery/internal/deploy/exec"
 	"chancery/internal/deploy/files"
+	"chancery/internal/deploy/haproxy"
+	"chancery/internal/deploy/keystore"
 	"chancery/internal/deploy/nginx"
+	"chancery/internal/deploy/postfix"
+	"chancery/internal/deploy/postgresql"
 )
 
 // DeployKinds lists the kinds of deploy targets: the only place that does.
 func DeployKinds() []deploy.Kind {
 	return []deploy.Kind{
-		files.Kind, nginx.Kind,
+		nginx.Kind, apache.Kind, haproxy.Kind, caddy.Kind,
+		postfix.Kind, dovecot.Kind, postgresql.Kind,
+		files.Kind, keystore.Kind, exec.Kind,
 	}
 }
 
@@ -77,7 +87,7 @@ func (p *Place) options(t config.Target, offline bool) error {
 	if len(t.Probe) == 0 && p.Kind.Serves != "" {
 		return fmt.Errorf("probe: must say where the server is asked for its certificates, such as [\"127.0.0.1:%d\"], or [%q]", p.Kind.Serves.DefaultPort(), NoProbe)
 	}
-	if offline || slices.Equal(t.Probe, []string{NoProbe}) {
+	if slices.Equal(t.Probe, []string{NoProbe}) {
 		return nil
 	}
 	p.Options.Probe.Settle = t.Settle
@@ -86,7 +96,9 @@ func (p *Place) options(t config.Target, offline bool) error {
 		if err != nil {
 			return fmt.Errorf("probe: %w", err)
 		}
-		p.Options.Probe.Addresses = append(p.Options.Probe.Addresses, a)
+		if !offline {
+			p.Options.Probe.Addresses = append(p.Options.Probe.Addresses, a)
+		}
 	}
 	return nil
 }

@@ -54,7 +54,8 @@ type Settings struct {
 	path string // file
 	key  string // dotted key of the entry, for messages
 	line int
-	node *node
+	node *node // the kind's keys
+	all  *node // those of the section, too
 }
 
 // NewSettings makes settings from values, for entries that come from elsewhere
@@ -64,7 +65,7 @@ func NewSettings(key string, values map[string]any) Settings {
 	for name, v := range values {
 		n.table[name] = &node{value: v}
 	}
-	return Settings{key: key, node: n}
+	return Settings{key: key, node: n, all: n}
 }
 
 // Decode stores the settings in the struct that into points to, whose fields
@@ -85,8 +86,8 @@ func (s Settings) Decode(into any) error {
 func (s Settings) Problem(err error) error {
 	key, text := s.key, err.Error()
 	line := s.line
-	if name, rest, ok := strings.Cut(text, ": "); ok && s.node != nil && !strings.ContainsAny(name, " \t") {
-		if n := s.node.table[name]; n != nil {
+	if name, rest, ok := strings.Cut(text, ": "); ok && s.all != nil && !strings.ContainsAny(name, " \t") {
+		if n := s.all.table[name]; n != nil {
 			key, text, line = join(key, name), rest, n.line
 		}
 	}
@@ -165,7 +166,7 @@ func (b *binder) entry(dst reflect.Value, n *node, key, path string) {
 	}
 	b.table(dst, own, key, path)
 	b.sources[key] = Source{File: path, Line: firstLine(n)}
-	s := Settings{path: path, key: key, line: firstLine(n), node: rest}
+	s := Settings{path: path, key: key, line: firstLine(n), node: rest, all: n}
 	if t, ok := dst.Addr().Interface().(*Target); ok {
 		t.settings = s
 	}

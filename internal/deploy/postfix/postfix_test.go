@@ -79,9 +79,16 @@ proxymap unix - - n - - proxymap
 				}
 			})
 		},
-		Break: func(t *testing.T) func() {
-			deploytest.WriteFile(t, conf+"/sni", sni.String()+"bad.test /nowhere/combined.pem\n")
-			return func() { deploytest.WriteFile(t, conf+"/sni", sni.String()) }
+		Break: func(t *testing.T) func() { // as if the master did not run: the reload fails
+			pid := dir + "/spool/pid/master.pid"
+			if err := os.Rename(pid, dir+"/away"); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if err := os.Rename(dir+"/away", pid); err != nil {
+					t.Fatal(err)
+				}
+			}
 		},
 	})
 }
