@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -278,7 +279,8 @@ func encode(v map[string]any) (secret, error) {
 // tries is how often a change is repeated that others got in the way of.
 const tries = 6
 
-// change reads a Secret, changes it and writes it back, again when somebody
+// change reads a Secret, changes it and writes it back (edit returns nil when
+// there is nothing to write), again when somebody
 // else was faster: the version that was read goes along (409 otherwise).
 func (k *cluster) change(ctx context.Context, name string, edit func(secret) (secret, error)) error {
 	var err error
@@ -314,7 +316,7 @@ func (k *cluster) changeOnce(ctx context.Context, name string, edit func(secret)
 		return err
 	}
 	changed, err := edit(old)
-	if err != nil {
+	if err != nil || changed == nil {
 		return err
 	}
 	return k.call(ctx, method, at, changed, nil)
@@ -345,9 +347,18 @@ func (k *cluster) restore(ctx context.Context, id string, params map[string]stri
 			was["metadata"] = meta["metadata"]
 			return was, nil
 		}
+		if sameData(now, was) {
+			return nil, nil // it was never changed
+		}
 		now["data"] = was["data"]
 		return now, nil
 	})
+}
+
+// sameData reports whether two Secrets hold the same.
+func sameData(a, b secret) bool {
+	var x, y map[string]string
+	return json.Unmarshal(a["data"], &x) == nil && json.Unmarshal(b["data"], &y) == nil && maps.Equal(x, y)
 }
 
 // shown compares the Secret with the item.
