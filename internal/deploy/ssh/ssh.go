@@ -227,6 +227,10 @@ func words(argv []string) string {
 	return strings.Join(out, " ")
 }
 
+// durable is a command that brings paths to the disk; where sync knows no
+// arguments it brings everything.
+func durable(paths string) string { return "{ sync " + paths + " 2>/dev/null || sync; }" }
+
 // store is the directory of versions and items, beside the link.
 func (t *Target) store() string { return path.Join(path.Dir(t.cfg.Dir), "."+path.Base(t.cfg.Dir)) }
 
@@ -252,10 +256,11 @@ func (r *remote) current(ctx context.Context) (int, error) {
 // point makes version n live with one rename; 0 removes the link.
 func (r *remote) point(ctx context.Context, n int) error {
 	d, tmp := quote(r.t.cfg.Dir), quote(r.t.store()+".link")
-	line := "rm -f " + d + " && sync"
+	line := "rm -f " + d
 	if n > 0 {
-		line = "rm -f " + tmp + " && ln -s " + quote(path.Base(r.t.store())+"/v"+strconv.Itoa(n)) + " " + tmp + " && mv -fT " + tmp + " " + d + " && sync"
+		line = "rm -f " + tmp + " && ln -s " + quote(path.Base(r.t.store())+"/v"+strconv.Itoa(n)) + " " + tmp + " && mv -fT " + tmp + " " + d
 	}
+	line += " && " + durable(quote(path.Dir(r.t.cfg.Dir)))
 	_, err := r.run(ctx, line, nil)
 	return err
 }
@@ -275,14 +280,18 @@ func (r *remote) upload(ctx context.Context, j *journal, archive []byte) error {
 	if _, err := r.run(ctx, line, nil); err != nil {
 		return err
 	}
-	_, err := r.run(ctx, "umask 077 && tar -xf - -C "+store+"/items && sync", archive)
+	files := make([]string, len(j.Items))
+	for i, item := range j.Items {
+		files[i] = fmt.Sprintf("%[1]s.%[2]d %[1]s.%[2]d/*", quote(item), j.New)
+	}
+	_, err := r.run(ctx, "umask 077 && cd "+store+"/items && tar -xf - && "+durable(strings.Join(files, " ")+" . .. ../v"+strconv.Itoa(j.New)), archive)
 	return err
 }
 
 // prune removes every version but one, and the items that it does not use.
 func (r *remote) prune(ctx context.Context, keep int) error {
 	_, err := r.run(ctx, fmt.Sprintf(`cd %s || exit 0; for v in v*; do test "$v" = v%d || rm -rf "$v"; done; for i in items/*; do n=${i#items/}; `+
-		`test "$(readlink "v%d/${n%%.*}" 2>/dev/null)" = "../$i" || rm -rf "$i"; done; sync`, quote(r.t.store()), keep, keep), nil)
+		`test "$(readlink "v%d/${n%%.*}" 2>/dev/null)" = "../$i" || rm -rf "$i"; done`, quote(r.t.store()), keep, keep), nil)
 	return err
 }
 

@@ -99,6 +99,26 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+// Names with dots, as IDs mostly are, survive the removal of old files.
+func TestDots(t *testing.T) {
+	_, c := start(t)
+	ca := deploytest.NewCA(t)
+	items := []deploy.Item{ca.Item(t, "www.example.com", "www.example.com"), ca.Item(t, "www.example.com.2", "x.test"), ca.Item(t, "_.example.com", "*.example.com")}
+	for range 3 {
+		target, err := sshtarget.Kind.Open(deploytest.Env(t, deploytest.State(t)), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		deploytest.AllLive(t, deploy.Run(t.Context(), target, items[:2], deploy.Options{}))
+		items[0], items[2] = items[2], items[0]
+	}
+	for _, item := range items {
+		if _, err := os.Stat(filepath.Join(c.Dir, item.ID, "privkey.pem")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A server with another key is not the server; nothing is sent to it.
 func TestHostKeyIsPinned(t *testing.T) {
 	dir, c := start(t)
