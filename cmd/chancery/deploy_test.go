@@ -197,3 +197,27 @@ func TestKindsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// The examples of the manual are configurations that work, but for users and
+// files that only their machine has.
+func TestExamplesOfTheManual(t *testing.T) {
+	text, err := os.ReadFile("../../docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := strings.Split(string(text), "```toml\n")[1:]
+	if len(examples) < len(app.DeployKinds()) {
+		t.Errorf("%d examples for %d kinds", len(examples), len(app.DeployKinds()))
+	}
+	for _, example := range examples {
+		example, _, _ = strings.Cut(example, "```")
+		path := filepath.Join(t.TempDir(), "chancery.toml")
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(example, "\nowner = ", "\n# owner = ")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var o bytes.Buffer
+		if code := run(t.Context(), []string{"config", "check", "--config", path}, env{stdout: &o, stderr: &o}); code != exitOK && !strings.Contains(o.String(), "unknown user postgres") {
+			t.Errorf("%s\n%s", example, o.String())
+		}
+	}
+}

@@ -9,16 +9,21 @@ import (
 
 	"chancery/internal/config"
 	"chancery/internal/deploy"
+	"chancery/internal/deploy/acm"
 	"chancery/internal/deploy/apache"
 	"chancery/internal/deploy/caddy"
 	"chancery/internal/deploy/dovecot"
 	"chancery/internal/deploy/exec"
+	"chancery/internal/deploy/f5"
 	"chancery/internal/deploy/files"
 	"chancery/internal/deploy/haproxy"
 	"chancery/internal/deploy/keystore"
+	"chancery/internal/deploy/kubernetes"
 	"chancery/internal/deploy/nginx"
 	"chancery/internal/deploy/postfix"
 	"chancery/internal/deploy/postgresql"
+	"chancery/internal/deploy/ssh"
+	"chancery/internal/deploy/webhook"
 )
 
 // DeployKinds lists the kinds of deploy targets: the only place that does.
@@ -26,7 +31,8 @@ func DeployKinds() []deploy.Kind {
 	return []deploy.Kind{
 		nginx.Kind, apache.Kind, haproxy.Kind, caddy.Kind,
 		postfix.Kind, dovecot.Kind, postgresql.Kind,
-		files.Kind, keystore.Kind, exec.Kind,
+		files.Kind, keystore.Kind, exec.Kind, webhook.Kind, ssh.Kind,
+		kubernetes.Kind, acm.Kind, f5.Kind,
 	}
 }
 

@@ -56,7 +56,7 @@ func start(t *testing.T) (dir string, c *sshtarget.Config) {
 	port := deploytest.Port(t)
 	host := key(t, dir+"/host")
 	deploytest.WriteFile(t, dir+"/authorized", key(t, dir+"/client"))
-	conf := deploytest.WriteFile(t, dir+"/sshd_config", fmt.Sprintf("ListenAddress 127.0.0.1\nPort %d\nHostKey %s/host\nAuthorizedKeysFile %s/authorized\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n", port, dir, dir))
+	conf := deploytest.WriteFile(t, dir+"/sshd_config", fmt.Sprintf("ListenAddress 127.0.0.1\nPort %d\nHostKey %s/host\nAuthorizedKeysFile %s/authorized\nPidFile none\nStrictModes no\nUsePAM no\nSetEnv HOME=%s\nPermitRootLogin yes\nPasswordAuthentication no\n", port, dir, dir, dir))
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 		testenv.Skip(t, "cannot make /run/sshd for the server")
 	}
