@@ -42,7 +42,7 @@ var levels = []level{
 	{"internal/acme", 2, nil},
 	{"internal/acme/client", 2, []string{"internal/acme/solver"}},
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
-	{"internal/deploy", 2, []string{"internal/scan/probe"}},
+	{"internal/deploy", 2, []string{"internal/deploy", "internal/scan/probe"}},
 	{"internal/scan", 2, []string{"internal/inventory", "internal/job", "internal/scan/probe", "internal/scan/verdict"}},
 	{"internal/ctwatch", 2, []string{"internal/inventory"}},
 	{"internal/alert", 2, []string{"internal/inventory", "internal/job"}},
