@@ -188,8 +188,9 @@ func (s *store) restore(ctx context.Context, id string, params map[string]string
 		return fmt.Errorf("decode imported certificate: %w", err)
 	}
 	switch {
-	case len(was.Key) == 0 && now != nil:
-		return fmt.Errorf("what was at %s before the first import is not known; the new certificate stays there", params["arn"])
+	case len(was.Key) == 0 && now != nil: // adopted, and imported to for the first time: nobody has the old key
+		s.env.Log.Warn("what was there before the first import is not known; the new certificate stays", "item", id, "arn", params["arn"])
+		return nil
 	case len(was.Key) == 0 || now != nil && bytes.Equal(now.Certificate, was.Certificate):
 		return nil
 	}

@@ -141,16 +141,18 @@ type Load struct {
 }
 
 // StartLoad begins handshakes with TLS servers on a port, for the names of
-// n items, by two clients.
+// n items, by two clients, at most 400 a second.
 func StartLoad(port uint16, n int) *Load {
 	l := &Load{stop: make(chan struct{})}
 	for worker := range 2 {
 		l.wg.Go(func() {
+			pace := time.NewTicker(5 * time.Millisecond) // a load, not a test of the processor
+			defer pace.Stop()
 			for i := worker; ; i += 7 {
 				select {
 				case <-l.stop:
 					return
-				default:
+				case <-pace.C:
 					l.handshake(port, Name(i%n)+".test")
 				}
 			}

@@ -99,7 +99,7 @@ func (t *Target) Stage(ctx context.Context, items []deploy.Item) (deploy.Staged,
 		lock.Release()
 		return nil, errors.Join(errors.New("another deployment was interrupted and must be recovered first"), err)
 	}
-	err = parallel(len(items), func(i int) error {
+	err = deploy.Parallel(len(items), workers, func(i int) error {
 		old, err := t.store.Get(ctx, &items[i])
 		if err != nil {
 			return &deploy.ItemError{ID: items[i].ID, Err: err}
@@ -120,7 +120,7 @@ func (t *Target) Stage(ctx context.Context, items []deploy.Item) (deploy.Staged,
 // Apply puts every item.
 func (b *batch) Apply(ctx context.Context) error {
 	fault.Point("deploy.before_put")
-	err := parallel(len(b.items), func(i int) error {
+	err := deploy.Parallel(len(b.items), workers, func(i int) error {
 		if err := b.t.store.Put(ctx, &b.items[i]); err != nil {
 			return &deploy.ItemError{ID: b.items[i].ID, Err: err}
 		}
@@ -134,7 +134,7 @@ func (b *batch) Apply(ctx context.Context) error {
 func (b *batch) Verify(ctx context.Context) (map[string]error, error) {
 	bad := map[string]error{}
 	var mu sync.Mutex
-	err := parallel(len(b.items), func(i int) error {
+	err := deploy.Parallel(len(b.items), workers, func(i int) error {
 		if err := b.t.store.Shown(ctx, &b.items[i]); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
@@ -159,7 +159,7 @@ func (b *batch) Rollback(ctx context.Context) error {
 
 // restore puts back every item; the journal goes when all are.
 func (b *batch) restore(ctx context.Context) error {
-	err := parallel(len(b.j.Items), func(i int) error {
+	err := deploy.Parallel(len(b.j.Items), workers, func(i int) error {
 		e := b.j.Items[i]
 		if err := b.t.store.Restore(ctx, e.ID, e.Params, e.Old); err != nil {
 			return fmt.Errorf("put back %s: %w", e.ID, err)
@@ -170,20 +170,4 @@ func (b *batch) restore(ctx context.Context) error {
 		return err
 	}
 	return deploy.DropJournal(b.t.env.State)
-}
-
-// parallel calls do for 0 to n-1, a few at once, and joins the errors.
-func parallel(n int, do func(int) error) error {
-	errs := make([]error, n)
-	slots := make(chan struct{}, workers)
-	var wg sync.WaitGroup
-	for i := range n {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			errs[i] = do(i)
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
 }

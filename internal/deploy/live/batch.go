@@ -13,6 +13,10 @@ import (
 	"chancery/internal/fault"
 )
 
+// writers is how many items are written at once: a file system makes many
+// fsyncs that wait together durable with one write of its journal.
+const writers = 32
+
 // batch implements deploy.Staged.
 type batch struct {
 	t       *Target
@@ -48,10 +52,14 @@ func (b *batch) stage(items []deploy.Item) error {
 		return err
 	}
 	fault.Point("deploy.after_plan")
-	for i := range b.change.Items {
+	err := deploy.Parallel(len(b.change.Items), writers, func(i int) error {
 		if err := b.write(&b.change.Items[i]); err != nil {
 			return &deploy.ItemError{ID: b.change.Items[i].ID, Err: err}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	fault.Point("deploy.after_files")
 	if err := b.links(); err != nil {
