@@ -50,7 +50,7 @@ test: ## all tests, with the race detector where it pays
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout $(TIMEOUT) $$(go list ./... | grep -Ev '$(norace_re)')
 	@set -e; plain=$$(go list ./... | grep -E '$(norace_re)') || true; \
 	if [ -n "$$plain" ]; then echo "go test $$plain"; go test -timeout $(TIMEOUT) $$plain; fi
-	go test -tags faultpoint -run Crash -timeout $(TIMEOUT) ./internal/acme/server
+	go test -tags faultpoint -run Crash -timeout $(TIMEOUT) ./internal/acme/server ./internal/deploy/...
 
 test-pkcs11: ## the key stores behind build tags: SoftHSM (softhsm2, gcc) and the cloud services
 	CGO_ENABLED=1 go vet -tags '$(STORES)' ./internal/keys/... ./internal/app ./cmd/chancery

@@ -73,6 +73,8 @@ func sections(e env) []section {
 			newCA(e),
 			newACME(e),
 			newScan(e),
+			newDeploy(e),
+			newTargets(e),
 			newApprovals(e),
 			newAudit(e),
 		}},

@@ -24,6 +24,7 @@ func (c *Config) Check() []error {
 	k.status()
 	k.bus()
 	k.scan()
+	k.targets()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}
@@ -52,8 +53,9 @@ func (k *checker) must(ok bool, key, format string, args ...any) {
 		return
 	}
 	src := k.c.sources[key]
-	if section, _, cut := strings.Cut(key, "."); cut && src == (Source{}) {
-		src = k.c.sources[section] // the nearest line there is
+	for up := key; src == (Source{}) && strings.Contains(up, "."); { // the nearest line there is
+		up = up[:strings.LastIndexByte(up, '.')]
+		src = k.c.sources[up]
 	}
 	k.problems = append(k.problems, &Problem{src, key, fmt.Sprintf(format, args...)})
 }

@@ -74,6 +74,11 @@ type Config struct {
 	// Log lines, on standard error.
 	Log Log `toml:"log"`
 
+	// One table per place where certificates are put into service. Each has
+	// a name, a kind, and the keys of its kind: docs/deploy.md. Targets cannot
+	// be set by variables.
+	Target []Target `toml:"target"`
+
 	sources map[string]Source // dotted key -> where its value came from; absent = default
 }
 

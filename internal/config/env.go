@@ -42,6 +42,12 @@ func (b *binder) environ(c *Config, environ []string) {
 func (b *binder) variable(root reflect.Value, section, key, name, value string) {
 	f, _ := fieldOf(root.Type(), section)
 	dst, dotted := root.FieldByIndex(f.Index), section
+	if isList(f.Type) {
+		if !kubernetesLink.MatchString(name) {
+			b.fail(Source{Env: name}, section, "cannot be set by a variable; write [[%s]] in the file", section)
+		}
+		return
+	}
 	if isMap(f.Type) {
 		entry, rest := entryOf(dst, key)
 		if entry == "" {

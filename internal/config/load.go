@@ -98,6 +98,7 @@ func (b *binder) fail(src Source, key, format string, args ...any) {
 type node struct {
 	value any              // nil for a table
 	table map[string]*node // nil for a value
+	list  []*node          // of tables, [[name]]; nil for anything else
 	line  int
 }
 
@@ -122,6 +123,9 @@ func (b *binder) file(c *Config, path, data string) {
 		return
 	}
 	tree := tree(&md, root, nil)
+	for name, n := range tree {
+		place(n.list, name, data)
+	}
 	b.table(reflect.ValueOf(c).Elem(), &node{table: tree}, "", path)
 }
 
@@ -143,6 +147,14 @@ func tree(md *toml.MetaData, table map[string]toml.Primitive, at toml.Key) map[s
 			n.value, n.table = nil, tree(md, sub, key)
 			n.line = firstLine(n)
 		}
+		var many []map[string]toml.Primitive
+		if _, ok := n.value.([]map[string]any); ok && md.PrimitiveDecode(prim, &many) == nil {
+			for _, one := range many {
+				child := &node{table: tree(md, one, key)}
+				child.line = firstLine(child)
+				n.list = append(n.list, child)
+			}
+		}
 		out[name] = n
 	}
 	return out
@@ -156,6 +168,10 @@ func (b *binder) table(dst reflect.Value, n *node, prefix, path string) {
 		switch field, ok := fieldOf(dst.Type(), name); {
 		case !ok:
 			b.fail(src, key, "unknown key%s", hint(name, keysOf(dst.Type())))
+		case child.list != nil && isList(field.Type):
+			b.list(dst.FieldByIndex(field.Index), child, key, path)
+		case isList(field.Type):
+			b.fail(src, key, "this is a list of sections; write [[%s]] on a line of its own", key)
 		case child.table != nil && isMap(field.Type):
 			b.entries(dst.FieldByIndex(field.Index), child, key, path)
 		case child.table != nil && isSection(field.Type):
@@ -212,6 +228,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultOIDC()
 	case *CTLog:
 		*p = DefaultCTLog()
+	case *Target:
+		*p = DefaultTarget()
 	}
 	return v
 }
@@ -221,7 +239,7 @@ func template(t reflect.Type) reflect.Value {
 func firstLine(n *node) int {
 	line := n.line
 	for _, child := range n.table {
-		if n.line == 0 && (line == 0 || child.line < line) {
+		if n.line == 0 && child.line != 0 && (line == 0 || child.line < line) {
 			line = child.line
 		}
 	}
@@ -247,8 +265,8 @@ func join(prefix, name string) string {
 
 // fieldOf finds the field of a struct that a key names.
 func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
-	for f := range t.Fields() {
-		if f.IsExported() && f.Tag.Get("toml") == name {
+	for _, f := range reflect.VisibleFields(t) {
+		if f.IsExported() && !f.Anonymous && f.Tag.Get("toml") == name {
 			return f, true
 		}
 	}
@@ -258,8 +276,8 @@ func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
 // keysOf lists the keys of a struct.
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for f := range t.Fields() {
-		if f.IsExported() {
+	for _, f := range reflect.VisibleFields(t) {
+		if f.IsExported() && !f.Anonymous {
 			keys = append(keys, f.Tag.Get("toml"))
 		}
 	}

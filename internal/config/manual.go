@@ -23,6 +23,7 @@ import (
 //go:embed profile.go
 //go:embed signin.go
 //go:embed status.go
+//go:embed target.go
 var source embed.FS
 
 // Manual returns the reference of every section and key, as Markdown.
@@ -44,7 +45,12 @@ func Manual() (string, error) {
 			name, t = name+".NAME", t.Elem()
 			v = template(t)
 		}
-		fmt.Fprintf(&b, "\n## [%s]\n\n%s\n", name, docs["Config."+f.Name])
+		head := "[" + name + "]"
+		if isList(t) {
+			head, t = "["+head+"]", t.Elem()
+			v = template(t)
+		}
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n", head, docs["Config."+f.Name])
 		manualSection(&b, name, t, v, docs)
 	}
 	return b.String(), nil
@@ -65,6 +71,9 @@ Durations are written "90s", "15m", "12h", "7d"; sizes "64KB", "10MB" (powers of
 func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Value, docs map[string]string) {
 	var inner []reflect.StructField
 	for f := range t.Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		key := f.Tag.Get("toml")
 		if isSection(f.Type) {
 			inner = append(inner, f)
@@ -72,7 +81,10 @@ func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Va
 		}
 		env := EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_")+"_"+key)
 		fmt.Fprintf(b, "\n### %s\n\n%s\n\n", key, docs[t.Name()+"."+f.Name])
-		fmt.Fprintf(b, "- value: %s%s\n- default: `%s`\n- variable: `%s`\n", describe(f), rangeText(f), literal(v.FieldByIndex(f.Index), f), env)
+		fmt.Fprintf(b, "- value: %s%s\n- default: `%s`\n", describe(f), rangeText(f), literal(v.FieldByIndex(f.Index), f))
+		if t != reflect.TypeFor[Target]() {
+			fmt.Fprintf(b, "- variable: `%s`\n", env)
+		}
 	}
 	for _, f := range inner {
 		sub := name + "." + f.Tag.Get("toml")

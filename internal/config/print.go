@@ -21,12 +21,16 @@ func (c *Config) Print(w io.Writer) error {
 			continue
 		}
 		name, v := f.Tag.Get("toml"), root.FieldByIndex(f.Index)
+		if isList(f.Type) {
+			p.list(name, v)
+			continue
+		}
 		if !isMap(f.Type) {
-			p.section(name, v)
+			p.section("["+name+"]", name, v)
 			continue
 		}
 		for _, entry := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
-			p.section(name+"."+entry.String(), v.MapIndex(entry))
+			p.section("["+name+"."+entry.String()+"]", name+"."+entry.String(), v.MapIndex(entry))
 		}
 	}
 	if _, err := io.WriteString(w, p.b.String()); err != nil {
@@ -41,14 +45,27 @@ type printer struct {
 	b strings.Builder
 }
 
+// list writes the entries of a [[section]].
+func (p *printer) list(name string, v reflect.Value) {
+	for i := range v.Len() {
+		if t, ok := v.Index(i).Interface().(Target); ok {
+			p.section("[["+name+"]]", name+"."+t.Name, v.Index(i))
+			p.settings(t.settings)
+		}
+	}
+}
+
 // section writes one table with every key, and then the tables in it.
-func (p *printer) section(name string, v reflect.Value) {
+func (p *printer) section(head, name string, v reflect.Value) {
 	if p.b.Len() > 0 {
 		p.b.WriteByte('\n')
 	}
-	fmt.Fprintf(&p.b, "[%s]\n", name)
+	p.b.WriteString(head + "\n")
 	var inner []reflect.StructField
 	for f := range v.Type().Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		key := f.Tag.Get("toml")
 		if isSection(f.Type) {
 			inner = append(inner, f)
@@ -61,7 +78,8 @@ func (p *printer) section(name string, v reflect.Value) {
 		p.b.WriteString(line + "\n")
 	}
 	for _, f := range inner {
-		p.section(name+"."+f.Tag.Get("toml"), v.FieldByIndex(f.Index))
+		sub := name + "." + f.Tag.Get("toml")
+		p.section("["+sub+"]", sub, v.FieldByIndex(f.Index))
 	}
 }
 

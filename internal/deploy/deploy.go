@@ -3,8 +3,14 @@
 //
 // A kind of target is a folder below this one that exports a Kind and one line
 // in internal/app/kinds.go. A target knows where its server wants the files and
-// how it is reloaded; this package keeps the order of steps that makes a
-// deployment safe.
+// how it is reloaded; Run keeps the order of steps that makes a deployment
+// safe, and is the same for the server, the agent and the command line:
+//
+//	check every pair here -> Recover -> Stage -> Apply (one switch, one reload)
+//	-> Verify -> probe every changed name -> Commit
+//
+// and, when a step after Stage fails, Rollback and another try without the
+// items to blame; where nobody is to blame, with halves of the batch.
 package deploy
 
 import (
@@ -12,6 +18,8 @@ import (
 	"crypto"
 	"log/slog"
 	"time"
+
+	"chancery/internal/scan/probe"
 )
 
 // Item is one certificate to be put into service.
@@ -80,6 +88,10 @@ type Kind struct {
 	// Open checks a configuration that came from Config and returns the
 	// target. It changes nothing.
 	Open func(env Env, config any) (Target, error)
+	// Serves is what the server speaks at an address of a probe that names no
+	// protocol; "" for kinds that serve nothing by themselves. Of a kind that
+	// serves, the configuration must say where to probe, or "none".
+	Serves probe.Protocol
 }
 
 // Env is what the program gives every target.
@@ -87,6 +99,9 @@ type Env struct {
 	Name  string       // of the target in the configuration: labels, errors
 	State string       // directory of this target's own files and journal, 0700, exists
 	Log   *slog.Logger // never nil
+	// Offline says that the server does not run yet: write what it will read,
+	// and neither test nor reload it.
+	Offline bool
 }
 
 // Outcome is what became of one item.

@@ -46,7 +46,7 @@ var levels = []level{
 	{"internal/acme/perspective", 2, []string{"internal/acme/challenge"}},
 	{"internal/acme/client", 2, []string{"internal/acme/solver"}},
 	{"internal/issuer", 2, []string{"internal/acme", "internal/ca"}},
-	{"internal/deploy", 2, nil},
+	{"internal/deploy", 2, []string{"internal/deploy", "internal/scan/probe"}},
 	{"internal/scan", 2, []string{"internal/inventory", "internal/job", "internal/scan/probe", "internal/scan/verdict"}},
 	{"internal/scan/pass", 2, []string{"internal/audit", "internal/inventory", "internal/scan"}},
 	{"internal/ctwatch", 2, []string{"internal/inventory"}},
