@@ -24,6 +24,7 @@ type liteConn struct {
 	c       *sqlite.Conn
 	stmts   map[*Stmt]*sqlite.Stmt
 	observe func(string, time.Duration, error)
+	live    []*liteWrite // of the batch that runs; kept for its memory
 }
 
 // liteEngine is one writer goroutine over one connection, and a pool of
@@ -200,23 +201,62 @@ func (e *liteEngine) writer(c *liteConn) {
 	}
 }
 
-// runBatch runs every callback in one transaction, each in its own savepoint,
-// and commits. The error is that of the whole batch; a callback's own is in
-// its err.
+// runBatch runs every callback in one transaction and commits. The error is
+// that of the whole batch; a callback's own is in its err.
+//
+// A savepoint for each callback would keep the failure of one from the others,
+// but SQLite copies every page that is changed inside one. Failures are rare, so
+// the callbacks run bare first; if one of several fails, everything is undone
+// and the batch runs again with savepoints.
 func (c *liteConn) runBatch(batch []*liteWrite) (err error) {
 	start := time.Now()
 	defer func() { c.observe("db.commit_batch", time.Since(start), err) }()
+	live := c.live[:0]
+	defer func() { clear(live); c.live = live[:0] }()
+	for _, w := range batch {
+		if !w.taken.CompareAndSwap(false, true) {
+			w.err = context.Canceled
+		} else if w.err = w.ctx.Err(); w.err == nil {
+			live = append(live, w)
+		}
+	}
+	if ok, err := c.runBare(live); ok || err != nil {
+		return err
+	}
+	return c.runCareful(live)
+}
+
+// runBare runs the callbacks without savepoints and commits. If one fails, all
+// is undone: ok tells whether the results stand.
+func (c *liteConn) runBare(batch []*liteWrite) (ok bool, err error) {
+	if len(batch) == 0 {
+		return true, nil
+	}
+	if err := c.raw(stBegin); err != nil {
+		return true, err
+	}
+	for _, w := range batch {
+		if w.err = c.call(w); w.err == nil {
+			continue
+		}
+		if len(batch) == 1 && c.c.AutocommitEnabled() {
+			return true, w.err // SQLite itself rolled everything back (disk full, I/O error)
+		}
+		return len(batch) == 1, c.rollback()
+	}
+	if err := c.raw(stCommit); err != nil {
+		return true, errors.Join(err, c.rollback())
+	}
+	return true, nil
+}
+
+// runCareful runs the callbacks, each in its own savepoint, and commits those
+// that succeed.
+func (c *liteConn) runCareful(batch []*liteWrite) error {
 	if err := c.raw(stBegin); err != nil {
 		return err
 	}
 	for _, w := range batch {
-		if !w.taken.CompareAndSwap(false, true) {
-			w.err = context.Canceled
-			continue
-		}
-		if w.err = w.ctx.Err(); w.err != nil {
-			continue
-		}
 		if err := c.runOne(w); err != nil {
 			return errors.Join(err, c.rollback())
 		}
