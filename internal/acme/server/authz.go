@@ -168,6 +168,9 @@ func (s *Server) authz(m *message, id string) (z Authorization, err error) {
 	if !db.ValidID(id) {
 		return z, noSuch("authorization")
 	}
+	if z, ok := s.recent.getAuthz(m.acct.ID, id, m.now); ok {
+		return z, m.mine("authorization", z.AccountID, z.CA)
+	}
 	one := s.db.Read().One(m.ctx, qAuthz, func(r *db.Row) { z, err = scanAuthz(r) }, id)
 	if errors.Is(one, db.ErrNotFound) {
 		return z, noSuch("authorization")
@@ -245,6 +248,7 @@ func (s *Server) endAuthz(m *message, z *Authorization) error {
 		return audit.Append(tx, audit.Entry{At: m.now, Kind: "authorization.deactivate", Actor: m.actor(), Subject: "authorization:" + z.ID,
 			Data: map[string]string{"identifier": z.Identifier.Value}})
 	})
+	s.recent.dropAll(z.AccountID)
 	if err == nil {
 		z.State = acme.AuthorizationDeactivated
 	}

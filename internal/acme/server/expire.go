@@ -39,5 +39,8 @@ func (s *Server) Expire(ctx context.Context, now time.Time) (loop.Count, error) 
 		return loop.Count{Backlog: -1}, wrap("delete expired orders", err)
 	}
 	n := int(orders + authz)
+	if n > 0 {
+		s.recent.clear()
+	}
 	return loop.Count{Claimed: n, Done: n, Backlog: -1, More: orders == expireBatch || authz == expireBatch}, nil
 }

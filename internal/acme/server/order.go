@@ -146,9 +146,12 @@ func (s *Server) order(m *message, id string) (Order, error) {
 	if !db.ValidID(id) {
 		return Order{}, noSuch("order")
 	}
-	o, err := GetOrder(m.ctx, s.db.Read(), id)
-	if err != nil {
-		return o, err
+	o, ok := s.recent.getOrder(m.acct.ID, id, m.now)
+	if !ok {
+		var err error
+		if o, err = GetOrder(m.ctx, s.db.Read(), id); err != nil {
+			return o, err
+		}
 	}
 	return o, m.mine("order", o.AccountID, o.CA)
 }
@@ -376,6 +379,7 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 	if err != nil {
 		return err
 	}
+	s.recent.add(o, fresh, m.now)
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		if err := m.acct.policy.spend(m.ctx, tx, m); err != nil {
 			return err
@@ -393,6 +397,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		}
 		return nil
 	})
+	if err != nil {
+		s.recent.drop(o.AccountID, o.ID)
+	}
 	if errors.Is(err, db.ErrConflict) && o.Replaces != "" {
 		return fault.New(fault.AlreadyReplaced, "the certificate is being replaced, or was replaced, by another order")
 	}
