@@ -84,9 +84,6 @@ func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan,
 		return nil, err
 	}
 	spkiHash := pki.SPKIHash(req.CSR.SPKI)
-	if err := Blocked(ctx, s.db.Read(), spkiHash); err != nil {
-		return nil, err
-	}
 	from, to, err := req.Profile.validity(now, terms, req.NotBefore, req.NotAfter, auth.Cert.NotAfter)
 	if err != nil {
 		return nil, err
@@ -208,7 +205,8 @@ func (s *Service) commitIntent(ctx context.Context, p *plan) error {
 				return err
 			}
 		}
-		tx.Queue(qInsertIntent, nil, c.ID, c.AuthorityID, c.Serial.Hex(), c.CA, c.Profile, c.ProfileHash,
+		// That the key is not blocked holds in the same transaction.
+		tx.Queue(qInsertIntent, notBlocked, c.ID, c.AuthorityID, c.Serial.Hex(), c.CA, c.Profile, c.ProfileHash,
 			orNull(c.OrderID), orNull(c.AccountID), p.names, c.KeyType, p.spkiHash[:], p.evidence, c.TBSHash, c.TBS,
 			c.Shard, c.NotBefore, c.NotAfter, c.CreatedAt)
 		return audit.Append(tx, audit.Entry{At: c.CreatedAt, Kind: "certificate.intend", Actor: p.actor, Subject: "certificate:" + c.ID,

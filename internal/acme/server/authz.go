@@ -138,29 +138,47 @@ const reuseMargin = 10 * time.Minute
 // domains above them if those count here, that were proved by a method that
 // the profile allows and that count beyond need.
 func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
+	var have held
+	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
+		have.add(m.ca, p, scanReusable(r))
+		return nil
+	}, m.acct.ID, m.ca.authorizedBy(ids), need)
+	return have, wrap("find valid authorizations", err)
+}
+
+// scanReusable reads what must be known of an authorization to use it again.
+func scanReusable(r *db.Row) Authorization {
+	z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
+	z.Subdomains = r.Bool()
+	return z
+}
+
+// authorizedBy returns what authorizations for ids may be about, as stored.
+func (a *authority) authorizedBy(ids []pki.Identifier) []string {
 	texts := make([]string, 0, len(ids))
 	for _, id := range ids {
 		texts = append(texts, id.Base().String())
-		if m.ca.Subdomains {
+		if a.Subdomains {
 			for _, parent := range parents(id) {
 				texts = append(texts, parent.String())
 			}
 		}
 	}
-	have := held{exact: map[pki.Identifier]Authorization{}, above: map[pki.Identifier]Authorization{}}
-	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
-		z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
-		z.Subdomains = r.Bool()
-		if !slices.Contains(p.Challenges, z.Method) {
-			return nil
-		}
-		keepLonger(have.exact, z)
-		if z.Subdomains && m.ca.Subdomains {
-			keepLonger(have.above, z)
-		}
-		return nil
-	}, m.acct.ID, texts, need)
-	return have, wrap("find valid authorizations", err)
+	return texts
+}
+
+// add keeps z if it was proved by a method that the profile allows.
+func (h *held) add(a *authority, p *Profile, z Authorization) {
+	if !slices.Contains(p.Challenges, z.Method) {
+		return
+	}
+	if h.exact == nil {
+		h.exact, h.above = map[pki.Identifier]Authorization{}, map[pki.Identifier]Authorization{}
+	}
+	keepLonger(h.exact, z)
+	if z.Subdomains && a.Subdomains {
+		keepLonger(h.above, z)
+	}
 }
 
 // authz returns an authorization of the signer.
