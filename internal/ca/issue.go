@@ -112,7 +112,7 @@ func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, 
 	if err != nil {
 		return nil, fault.Wrap(err, fault.BadCSR, "no certificate can be made from this request: %v", err)
 	}
-	if err := s.lint(ctx, profile, auth.KeyType, tbs, shapeOf(enc, req.CSR.KeyType, &leaf)); err != nil {
+	if err := s.lint(ctx, profile, auth.KeyType, tbs, modelOf(enc, req.CSR.KeyType, &leaf)); err != nil {
 		return nil, err
 	}
 	evidence, err := req.Grant.encode()
@@ -160,7 +160,7 @@ func (req *Request) check(now time.Time) error {
 }
 
 // lint signs tbs with a throw-away key of the same kind and checks the result.
-func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tbs []byte, of shape) error {
+func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tbs []byte, of modelKey) error {
 	signer, err := s.throwaways.Signer(kt)
 	if err != nil {
 		return fmt.Errorf("make throw-away key: %w", err)
@@ -172,8 +172,8 @@ func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tb
 	return profile.Lint.check(pki.AssembleCertificate(tbs, kt, sig), of)
 }
 
-func shapeOf(enc *pki.Encoder, key pki.KeyType, leaf *pki.Leaf) shape {
-	return shape{enc, key, leaf.CommonName != "" || leaf.Subject != nil, leaf.MustStaple, len(leaf.ExtraExtensions)}
+func modelOf(enc *pki.Encoder, key pki.KeyType, leaf *pki.Leaf) modelKey {
+	return modelKey{enc, key, leaf.CommonName != "" || leaf.Subject != nil, leaf.MustStaple, len(leaf.ExtraExtensions)}
 }
 
 // execute commits the intent, signs, and commits the result.
