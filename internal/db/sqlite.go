@@ -368,22 +368,54 @@ func (c *liteConn) bind(s *Stmt, args []any) (*sqlite.Stmt, error) {
 		return nil, fmt.Errorf("%d arguments for %d parameters", len(args), want)
 	}
 	for i, a := range args {
-		switch v := argument(a).(type) {
-		case nil:
-			st.BindNull(i + 1)
-		case int64:
-			st.BindInt64(i+1, v)
-		case float64:
-			st.BindFloat(i+1, v)
-		case string:
-			st.BindText(i+1, v)
-		case []byte:
-			st.BindBytes(i+1, v)
-		default:
-			st.BindText(i+1, jsonList(v))
-		}
+		bindOne(st, i+1, a)
 	}
 	return st, nil
+}
+
+// bindOne binds an argument. The frequent kinds go in without another interface
+// value, which would be an allocation each.
+func bindOne(st *sqlite.Stmt, i int, a any) {
+	switch v := a.(type) {
+	case string:
+		st.BindText(i, v)
+		return
+	case *string:
+		if v != nil {
+			st.BindText(i, *v)
+			return
+		}
+	case int:
+		st.BindInt64(i, int64(v))
+		return
+	case int64:
+		st.BindInt64(i, v)
+		return
+	case time.Time:
+		if !v.IsZero() {
+			st.BindInt64(i, v.UnixMilli())
+			return
+		}
+	case []byte:
+		if v != nil {
+			st.BindBytes(i, v)
+			return
+		}
+	}
+	switch v := argument(a).(type) {
+	case nil:
+		st.BindNull(i)
+	case int64:
+		st.BindInt64(i, v)
+	case float64:
+		st.BindFloat(i, v)
+	case string:
+		st.BindText(i, v)
+	case []byte:
+		st.BindBytes(i, v)
+	default:
+		st.BindText(i, jsonList(v))
+	}
 }
 
 // run steps through s, calling row for each result row.

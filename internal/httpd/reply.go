@@ -80,11 +80,11 @@ func Seconds(d time.Duration) string {
 	return strconv.FormatInt(max(n, 1), 10)
 }
 
-// header sets the reply's own headers.
-func (p *Reply) header(h http.Header, body bool) {
+// header sets the reply's own headers. Their values live in x.
+func (p *Reply) header(x *exchange, h http.Header, body bool) {
 	set := func(key, value string) {
 		if value != "" {
-			h[key] = []string{value} // key is canonical already
+			x.set(h, key, value)
 		}
 	}
 	if body {
