@@ -117,6 +117,7 @@ func (s *Server) respond(m *message, z Authorization, i int) (c Challenge, runni
 	}
 	patience := time.NewTimer(s.cfg.ChallengeWait)
 	defer patience.Stop()
+	defer s.gate.pause()()
 	select {
 	case <-v.done:
 		return v.result, "", v.err

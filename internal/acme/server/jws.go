@@ -41,12 +41,20 @@ type message struct {
 
 // post wraps the handler of a signed request. Every answer, an error too,
 // carries a fresh nonce (RFC 8555 section 6.5) and the way to the directory.
-func (s *Server) post(who signer, h postHandler) httpd.Handler {
+func (s *Server) post(who signer, h postHandler) httpd.Handler { return s.posted(who, false, h) }
+
+// posted is post for requests that begin something new or do not.
+func (s *Server) posted(who signer, begins bool, h postHandler) httpd.Handler {
 	return func(r *httpd.Request) (*httpd.Reply, error) {
 		a, err := s.authority(r)
 		if err != nil {
 			return nil, err
 		}
+		if err := s.gate.enter(begins); err != nil {
+			r.SetHeader("Replay-Nonce", s.nonces.Issue())
+			return nil, err
+		}
+		defer s.gate.leave()
 		r.SetHeader("Replay-Nonce", s.nonces.Issue())
 		r.SetHeader("Link", a.index)
 		m := &message{Request: r, ctx: r.Context(), now: time.Now(), ca: a}
