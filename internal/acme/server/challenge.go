@@ -115,14 +115,9 @@ func (s *Server) respond(m *message, z Authorization, i int) (c Challenge, runni
 	if s.cfg.ChallengeWait < 0 {
 		return c, c.Type, nil
 	}
-	patience := time.NewTimer(s.cfg.ChallengeWait)
-	defer patience.Stop()
-	defer s.gate.pause()()
-	select {
-	case <-v.done:
+	done, idle := s.gate.wait(m.ctx, v.done, s.cfg.ChallengeWait)
+	if m.idle = idle; done {
 		return v.result, "", v.err
-	case <-patience.C:
-	case <-m.ctx.Done():
 	}
 	return c, c.Type, nil
 }

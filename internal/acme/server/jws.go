@@ -36,7 +36,8 @@ type message struct {
 	ca   *authority
 	jws  *acme.JWS
 	key  *acme.PublicKey
-	acct *account // nil when the key itself signed
+	acct *account      // nil when the key itself signed
+	idle time.Duration // that it waited for others
 }
 
 // post wraps the handler of a signed request. Every answer, an error too,
@@ -50,14 +51,13 @@ func (s *Server) posted(who signer, begins bool, h postHandler) httpd.Handler {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.gate.enter(begins); err != nil {
-			r.SetHeader("Replay-Nonce", s.nonces.Issue())
-			return nil, err
-		}
-		defer s.gate.leave()
 		r.SetHeader("Replay-Nonce", s.nonces.Issue())
 		r.SetHeader("Link", a.index)
+		if err := s.gate.enter(begins); err != nil {
+			return nil, err
+		}
 		m := &message{Request: r, ctx: r.Context(), now: time.Now(), ca: a}
+		defer func() { s.gate.leave(m.now, m.idle) }()
 		if err := s.admit(m, who); err != nil {
 			return nil, err
 		}
