@@ -48,7 +48,7 @@ throughput of different days.`,
 			return usagef("name what to measure: issue, ocsp, api or sign; or report")
 		},
 	}
-	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchReport(e))
+	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchFill(e), benchReport(e))
 	return cmd
 }
 
