@@ -115,8 +115,9 @@ func parsePlain(body []byte, want shape) *JWS {
 func assemblePlain(protected, payload, signature []byte) *JWS {
 	signed := len(protected) + 1 + len(payload)
 	n, m := strict.DecodedLen(len(payload)), strict.DecodedLen(len(signature))
-	mem := make([]byte, signed+n+m)
-	j := &JWS{signed: mem[:signed:signed], Payload: mem[signed : signed+n : signed+n], signature: mem[signed+n:]}
+	head := strict.DecodedLen(len(protected))
+	mem := make([]byte, signed+n+m+head)
+	j := &JWS{signed: mem[:signed:signed], Payload: mem[signed : signed+n : signed+n], signature: mem[signed+n : signed+n+m : signed+n+m]}
 	copy(mem, protected)
 	mem[len(protected)] = '.'
 	copy(mem[len(protected)+1:], payload)
@@ -126,12 +127,8 @@ func assemblePlain(protected, payload, signature []byte) *JWS {
 	if k, err := strict.Decode(j.signature, signature); err != nil || k != m {
 		return nil
 	}
-	var buf [1 << 10]byte
-	if strict.DecodedLen(len(protected)) > len(buf) {
-		return nil
-	}
-	k, err := strict.Decode(buf[:], protected)
-	if err != nil || !j.Header.plain(buf[:k]) {
+	raw := mem[signed+n+m:]
+	if k, err := strict.Decode(raw, protected); err != nil || k != head || !j.Header.plain(raw) {
 		return nil
 	}
 	return j
