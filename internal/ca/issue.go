@@ -199,6 +199,7 @@ func (s *Service) execute(ctx context.Context, p *plan) (*Certificate, error) {
 
 func (s *Service) commitIntent(ctx context.Context, p *plan) error {
 	c := &p.cert
+	serial := c.Serial.Hex()
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		if p.claim != nil {
 			if err := p.claim(ctx, tx, c.ID); err != nil {
@@ -206,11 +207,11 @@ func (s *Service) commitIntent(ctx context.Context, p *plan) error {
 			}
 		}
 		// That the key is not blocked holds in the same transaction.
-		tx.Queue(qInsertIntent, notBlocked, c.ID, c.AuthorityID, c.Serial.Hex(), c.CA, c.Profile, c.ProfileHash,
-			orNull(c.OrderID), orNull(c.AccountID), p.names, c.KeyType, p.spkiHash[:], p.evidence, c.TBSHash, c.TBS,
+		tx.Queue(qInsertIntent, notBlocked, &c.ID, &c.AuthorityID, &serial, &c.CA, &c.Profile, &c.ProfileHash,
+			orNull(c.OrderID), orNull(c.AccountID), &p.names, (*string)(&c.KeyType), p.spkiHash[:], &p.evidence, c.TBSHash, c.TBS,
 			c.Shard, c.NotBefore, c.NotAfter, c.CreatedAt)
 		return audit.Append(tx, audit.Entry{At: c.CreatedAt, Kind: "certificate.intend", Actor: p.actor, Subject: "certificate:" + c.ID,
-			Data: intentData{c.AuthorityID, c.Serial.Hex(), hexText(c.TBSHash), c.OrderID}})
+			Data: intentData{c.AuthorityID, serial, hexText(c.TBSHash), c.OrderID}})
 	})
 	if err != nil {
 		return fmt.Errorf("commit intent to sign: %w", err)

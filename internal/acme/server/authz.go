@@ -117,8 +117,9 @@ func newToken() string {
 
 // insert adds z with its encoded challenges to tx.
 func (z *Authorization) insert(tx *db.Tx, challenges string) {
-	tx.Queue(qInsertAuthz, nil, z.ID, z.AccountID, z.CA, null(z.OrderID), z.Identifier.Base().String(), z.Identifier.Wildcard(),
-		z.State, challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
+	identifier := z.Identifier.Base().String()
+	tx.Queue(qInsertAuthz, nil, &z.ID, &z.AccountID, &z.CA, null(z.OrderID), &identifier, z.Identifier.Wildcard(),
+		(*string)(&z.State), &challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
 }
 
 // StateAt returns the state at an instant: what was not used before it expired

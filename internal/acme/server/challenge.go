@@ -269,7 +269,7 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 	}
 	lasts := t.ca.lasts(proof, now)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qProve, db.ExactlyOne(errSettled), z.ID, text, c.Type, sealed, clearance, now, lasts, z.AccountID)
+		tx.Queue(qProve, db.ExactlyOne(errSettled), &z.ID, &text, (*string)(&c.Type), sealed, clearance, now, lasts, &z.AccountID)
 		if c.Type == challenge.DNSPersist01 {
 			tx.Queue(qPersisted, nil, z.AccountID, now)
 		}

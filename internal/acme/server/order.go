@@ -389,7 +389,7 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 			return wrap("encode challenges", err)
 		}
 	}
-	identifiers := string(appendIdentifiers(nil, o.Identifiers))
+	identifiers, authzIDs := string(appendIdentifiers(nil, o.Identifiers)), string(authz)
 	renewal, err := o.renewalText()
 	if err != nil {
 		return err
@@ -402,8 +402,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		if o.Replaces != "" {
 			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
 		}
-		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), o.ID, o.AccountID, o.CA, o.State, o.Profile, o.ProfileHash,
-			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint, renewal)
+		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), &o.ID, &o.AccountID, &o.CA, (*string)(&o.State), &o.Profile,
+			&o.ProfileHash, &identifiers, &hash, &authzIDs, o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt,
+			&m.key.Thumbprint, renewal)
 		for i := range fresh {
 			fresh[i].insert(tx, string(rows[i]))
 			if err := fresh[i].noteProved(tx, m.actor(), m.now); err != nil {
