@@ -29,10 +29,10 @@ empty :=
 space := $(empty) $(empty)
 norace_re := /internal/($(subst $(space),|,$(strip $(NORACE))))(/|$$)
 
-.PHONY: help build dev test test-pkcs11 lint ui bench release clean
+.PHONY: help build dev test test-pkcs11 lint ui bench bench-record bench-page release clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the program as bin/chancery (static, unless TAGS has pkcs11)
 	CGO_ENABLED=$(if $(filter pkcs11,$(TAGS)),1,0) go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/chancery
@@ -62,6 +62,14 @@ ui: ## rebuild web/dist and the other generated files
 
 bench: ## short benchmarks of the hot paths
 	go test -run '^$$' -bench . -benchmem -benchtime 200ms ./...
+
+bench-record: build ## measure everything that docs/performance.md shows (an hour)
+	docs/performance/record.sh
+	@$(MAKE) --no-print-directory bench-page
+
+bench-page: build ## make docs/performance.md of the result files
+	@cd docs/performance && profile=; test ! -s profile.txt || profile='--profile profile.txt'; \
+	../../$(BIN) bench report --page --costs costs.md $$profile *.jsonl >../performance.md
 
 release: ## static programs for every platform in dist/, with checksums
 	@rm -rf dist && mkdir -p dist

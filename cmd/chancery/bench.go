@@ -48,7 +48,7 @@ throughput of different days.`,
 			return usagef("name what to measure: issue, ocsp, api, sign or scan; or fleet, report")
 		},
 	}
-	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchScan(e), benchFleet(e), benchReport(e))
+	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchScan(e), benchFleet(e), benchFill(e), benchReport(e))
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -104,15 +105,24 @@ func (r *reporter) files() error {
 
 // benchReport is `chancery bench report`.
 func benchReport(e env) *cobra.Command {
-	return &cobra.Command{
+	var page bool
+	var costs, profile string
+	cmd := &cobra.Command{
 		Use:   "report FILE...",
 		Short: "Make Markdown tables of result files",
 		Long: `Make Markdown of result files, those of --json and of --out alike: what was
-measured where and how, the tables, and side by side all results of one kind.`,
-		Example: `  chancery bench report results.jsonl > performance.md`,
+measured where and how, the tables, and side by side all results of one kind.
+
+With --page each file is one section of a whole page, which begins with a table
+for planning and one of memory.`,
+		Example: `  chancery bench report results.jsonl > performance.md
+  chancery bench report --page docs/performance/*.jsonl > docs/performance.md`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usagef("name at least one result file")
+			}
+			if page {
+				return writePage(e.stdout, args, costs, profile)
 			}
 			runs, err := readResults(args)
 			if err != nil {
@@ -121,6 +131,33 @@ measured where and how, the tables, and side by side all results of one kind.`,
 			return bench.WriteMarkdown(e.stdout, runs)
 		},
 	}
+	cmd.Flags().BoolVar(&page, "page", false, "make a whole page, a section per file")
+	cmd.Flags().StringVar(&costs, "costs", "", "Markdown `file` about where the CPU goes, for --page")
+	cmd.Flags().StringVar(&profile, "profile", "", "text `file` with the heaviest functions, for --page")
+	return cmd
+}
+
+// writePage makes a page of result files.
+func writePage(w io.Writer, files []string, costs, profile string) error {
+	var p bench.Page
+	for _, name := range files {
+		runs, err := readResults([]string{name})
+		if err != nil {
+			return err
+		}
+		p.Series = append(p.Series, bench.Series{Name: strings.TrimSuffix(filepath.Base(name), filepath.Ext(name)), Runs: runs})
+	}
+	for file, into := range map[string]*string{costs: &p.Costs, profile: &p.Profile} {
+		if file == "" {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("read part of the page: %w", err)
+		}
+		*into = string(text)
+	}
+	return bench.WritePage(w, p)
 }
 
 // readResults reads all files.

@@ -8,7 +8,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
-	"encoding/base64"
 	"encoding/json/jsontext"
 	json "encoding/json/v2"
 	"errors"
@@ -93,6 +92,14 @@ type protected struct {
 }
 
 func parseJWS(body []byte, want shape) (*JWS, error) {
+	if j := parsePlain(body, want); j != nil {
+		return j, nil
+	}
+	return parseAny(body, want)
+}
+
+// parseAny parses a message of any form.
+func parseAny(body []byte, want shape) (*JWS, error) {
 	if len(body) > MaxBody {
 		return nil, fault.New(fault.Malformed, "message is longer than %d bytes", MaxBody)
 	}
@@ -287,7 +294,7 @@ func decodeBase64(s string) ([]byte, error) {
 	if strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 {
 		return nil, errLineBreak
 	}
-	return base64.RawURLEncoding.Strict().DecodeString(s)
+	return strict.DecodeString(s)
 }
 
 // base64Alphabet reports whether s has only characters of RFC 4648 section 5.

@@ -11,6 +11,7 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"math/big"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -290,13 +291,65 @@ func TestECDSAEncodingAgainstBigInt(t *testing.T) {
 	}
 }
 
+// samePlain parses a message in both ways. It reports whether the short one
+// took it.
+func samePlain(t *testing.T, body []byte) bool {
+	t.Helper()
+	want := shape{nonceRequired: true, nonceAllowed: true, kid: true, jwk: true}
+	short := parsePlain(body, want)
+	if short == nil {
+		return false
+	}
+	long, err := parseAny(body, want)
+	if err != nil {
+		t.Fatalf("the short way accepts %q, the other says %v", body, err)
+	}
+	if !reflect.DeepEqual(short.Header, long.Header) || !bytes.Equal(short.Payload, long.Payload) ||
+		!bytes.Equal(short.signature, long.signature) || !bytes.Equal(short.signed, long.signed) {
+		t.Fatalf("%q parses as %+v and as %+v", body, short, long)
+	}
+	return true
+}
+
+func TestParsePlainIsParseJWS(t *testing.T) {
+	header := `{"alg":"ES256","nonce":"` + testNonce + `","url":"` + testURL + `","kid":"` + testKID + `"}`
+	s := newSigner(t, ES256)
+	for _, body := range []string{rawJWS(header, ""), rawJWS(header, `{"csr":"AA"}`), " " + rawJWS(header, "{}") + "\n",
+		`{"signature":"AAAA","payload":"","protected":"` + encodeBase64([]byte(header)) + `"}`,
+		string(sign(t, s, Header{Nonce: testNonce, URL: testURL, KID: testKID}, `{}`))} {
+		if !samePlain(t, []byte(body)) {
+			t.Errorf("%s does not go the short way", body)
+		}
+	}
+	plain := rawJWS(header, "{}")
+	for i := range plain { // any octet wrong: refused here, or the same
+		for _, c := range []byte{'"', '\\', '=', ' ', '\n', '}', ',', 'A', 0, 0x80, '-'} {
+			samePlain(t, []byte(plain[:i]+string([]byte{c})+plain[i+1:]))
+		}
+	}
+	for i := range header {
+		for _, c := range []byte{'"', '\\', ' ', '}', ',', 'a', 0x80, '{'} {
+			samePlain(t, []byte(rawJWS(header[:i]+string([]byte{c})+header[i+1:], "{}")))
+		}
+	}
+	for _, h := range []string{" " + header, header + " ", strings.Replace(header, `"alg"`, `"crit":"x","alg"`, 1),
+		strings.Replace(header, `"kid"`, `"url":"x","kid"`, 1), strings.Replace(header, `"ES256"`, `"none"`, 1)} {
+		samePlain(t, []byte(rawJWS(h, "{}")))
+	}
+	if n := testing.AllocsPerRun(100, func() { parsePlain([]byte(plain), shape{nonceRequired: true, nonceAllowed: true, kid: true}) }); n > 5 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func FuzzParseJWS(f *testing.F) {
 	s := newSigner(f, ES256)
 	f.Add(sign(f, s, Header{Nonce: testNonce, URL: testURL, KID: testKID}, `{"identifiers":[]}`))
 	f.Add(sign(f, s, Header{Nonce: testNonce, URL: testURL}, ""))
 	f.Add([]byte(rawJWS(`{"alg":"none"}`, "{}")))
 	f.Add([]byte(`{"protected":"e30","payload":"","signature":"A"}`))
+	f.Add([]byte(rawJWS(`{"alg":"ES256","nonce":"AA","url":"u","kid":"k"}`, "{}")))
 	f.Fuzz(func(t *testing.T, body []byte) {
+		samePlain(t, body)
 		j, err := ParseJWS(body)
 		if err != nil {
 			if fault.As(err).Code == fault.ServerInternal {

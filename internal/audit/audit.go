@@ -65,7 +65,8 @@ func Append(tx *db.Tx, e Entry) error {
 		}
 		data = string(b)
 	}
-	tx.Queue(qInsert, nil, db.NewID(e.At), e.At, e.Kind, e.Actor, e.Subject, data)
+	id := db.NewID(e.At)
+	tx.Queue(qInsert, nil, &id, e.At, (*string)(&e.Kind), &e.Actor, &e.Subject, &data)
 	return nil
 }
 

@@ -144,3 +144,15 @@ func TestAxesEndAtRoundNumbers(t *testing.T) {
 		}
 	}
 }
+
+func TestPage(t *testing.T) {
+	other := sampleRun()
+	other.ID, other.Label, other.Points = "run2", "PostgreSQL", other.Points[:1]
+	var b bytes.Buffer
+	err := WritePage(&b, Page{Costs: "1. **Verifying.** Seven.\n", Profile: "10ms VerifyASN1\n",
+		Series: []Series{{Name: "own", Runs: []Run{sampleRun()}}, {Name: "databases", Runs: []Run{sampleRun(), other}}, {Name: "clients", Runs: []Run{sampleRun()}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "page.md", b.Bytes())
+}

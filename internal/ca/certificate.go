@@ -81,7 +81,9 @@ func scanCertificate(r *db.Row) Certificate {
 var (
 	qInsertIntent = db.SQL("ca.insert_intent", `INSERT INTO certificate (id, authority_id, serial, state, ca, profile, profile_hash,
 		order_id, account_id, names, key_type, spki_hash, evidence, tbs_hash, tbs, shard, not_before, not_after, created_at)
-		VALUES ($1, $2, $3, 'intent', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`)
+		SELECT $1::text, $2::text, $3::text, 'intent', $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::text, $11::bytea,
+			$12::text, $13::bytea, $14::bytea, $15::bigint, $16::bigint, $17::bigint, $18::bigint
+		WHERE NOT EXISTS (SELECT 1 FROM blocked_key WHERE spki_hash = $11)`)
 	qComplete = db.SQL("ca.complete_certificate", `UPDATE certificate SET state = 'issued', der = $2, fingerprint = $3, issued_at = $4, tbs = NULL
 		WHERE id = $1 AND state = 'intent'`)
 	qInsertName = db.SQL("ca.insert_name", `INSERT INTO certificate_name (rname, certificate_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`)
@@ -141,7 +143,7 @@ func (c *Certificate) X509() (*x509.Certificate, error) {
 }
 
 // Blocked returns a badPublicKey fault if the key with this SPKI hash may not
-// be certified.
+// be certified. Issue asks the same in the transaction of the intent.
 func Blocked(ctx context.Context, q db.Q, spkiHash [32]byte) error {
 	_, err := db.Get(ctx, q, qBlocked, (*db.Row).Text, spkiHash[:])
 	if errors.Is(err, db.ErrNotFound) {
@@ -149,6 +151,15 @@ func Blocked(ctx context.Context, q db.Q, spkiHash [32]byte) error {
 	}
 	if err != nil {
 		return err
+	}
+	return notBlocked(0)
+}
+
+// notBlocked checks the number of rows that qInsertIntent made: none if the key
+// may not be certified.
+func notBlocked(n int64) error {
+	if n == 1 {
+		return nil
 	}
 	return fault.New(fault.BadPublicKey, "this key is blocked, it was reported as compromised; make a new key")
 }

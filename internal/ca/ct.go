@@ -147,7 +147,7 @@ func (s *Service) finish(ctx context.Context, p *plan, scts []pki.SCT) error {
 	if err := pki.SamePrecert(l.tbs, tbs); err != nil {
 		return err
 	}
-	of := shapeOf(enc, l.key, &leaf)
+	of := modelOf(enc, l.key, &leaf)
 	of.extras = -len(scts) // another shape than that of the precertificate
 	if err := s.lint(ctx, l.profile, p.auth.KeyType, tbs, of); err != nil {
 		return err

@@ -89,9 +89,6 @@ func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan,
 		return nil, err
 	}
 	spkiHash := pki.SPKIHash(req.CSR.SPKI)
-	if err := Blocked(ctx, s.db.Read(), spkiHash); err != nil {
-		return nil, err
-	}
 	if s.weak.Contains(req.CSR.PublicKey) {
 		return nil, fault.New(fault.BadPublicKey, "this key is on a list of weak keys; make a new key")
 	}
@@ -126,7 +123,7 @@ func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, 
 	if err != nil {
 		return nil, fault.Wrap(err, fault.BadCSR, "no certificate can be made from this request: %v", err)
 	}
-	if err := s.lint(ctx, profile, auth.KeyType, tbs, shapeOf(enc, req.CSR.KeyType, &leaf)); err != nil {
+	if err := s.lint(ctx, profile, auth.KeyType, tbs, modelOf(enc, req.CSR.KeyType, &leaf)); err != nil {
 		return nil, err
 	}
 	evidence, err := req.Grant.encode()
@@ -177,7 +174,7 @@ func (req *Request) check(now time.Time) error {
 }
 
 // lint signs tbs with a throw-away key of the same kind and checks the result.
-func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tbs []byte, of shape) error {
+func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tbs []byte, of modelKey) error {
 	signer, err := s.throwaways.Signer(kt)
 	if err != nil {
 		return fmt.Errorf("make throw-away key: %w", err)
@@ -189,8 +186,8 @@ func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tb
 	return profile.Lint.check(pki.AssembleCertificate(tbs, kt, sig), of)
 }
 
-func shapeOf(enc *pki.Encoder, key pki.KeyType, leaf *pki.Leaf) shape {
-	return shape{enc, key, leaf.CommonName != "" || leaf.Subject != nil, leaf.MustStaple, len(leaf.ExtraExtensions)}
+func modelOf(enc *pki.Encoder, key pki.KeyType, leaf *pki.Leaf) modelKey {
+	return modelKey{enc, key, leaf.CommonName != "" || leaf.Subject != nil, leaf.MustStaple, len(leaf.ExtraExtensions)}
 }
 
 // execute commits the intent, signs, and commits the result.
@@ -226,20 +223,22 @@ func (s *Service) produce(ctx context.Context, p *plan) ([]byte, error) {
 
 func (s *Service) commitIntent(ctx context.Context, p *plan) error {
 	c := &p.cert
+	serial := c.Serial.Hex()
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		if p.claim != nil {
 			if err := p.claim(ctx, tx, c.ID); err != nil {
 				return err
 			}
 		}
-		tx.Queue(qInsertIntent, nil, c.ID, c.AuthorityID, c.Serial.Hex(), c.CA, c.Profile, c.ProfileHash,
-			orNull(c.OrderID), orNull(c.AccountID), p.names, c.KeyType, p.spkiHash[:], p.evidence, c.TBSHash, c.TBS,
+		// That the key is not blocked holds in the same transaction.
+		tx.Queue(qInsertIntent, notBlocked, &c.ID, &c.AuthorityID, &serial, &c.CA, &c.Profile, &c.ProfileHash,
+			orNull(c.OrderID), orNull(c.AccountID), &p.names, (*string)(&c.KeyType), p.spkiHash[:], &p.evidence, c.TBSHash, c.TBS,
 			c.Shard, c.NotBefore, c.NotAfter, c.CreatedAt)
 		if p.ct != nil {
 			p.ct.intend(tx, c)
 		}
 		return audit.Append(tx, audit.Entry{At: c.CreatedAt, Kind: "certificate.intend", Actor: p.actor, Subject: "certificate:" + c.ID,
-			Data: intentData{c.AuthorityID, c.Serial.Hex(), hexText(c.TBSHash), c.OrderID}})
+			Data: intentData{c.AuthorityID, serial, hexText(c.TBSHash), c.OrderID}})
 	})
 	if err != nil {
 		return fmt.Errorf("commit intent to sign: %w", err)

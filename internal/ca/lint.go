@@ -3,8 +3,10 @@ package ca
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/zmap/zcrypto/x509"
 	_ "github.com/zmap/zlint/v3" // registers the lints
@@ -12,7 +14,6 @@ import (
 	"github.com/zmap/zlint/v3/util"
 
 	"chancery/internal/fault"
-	"chancery/internal/pki"
 )
 
 // LintSet names a set of certificate checks.
@@ -59,9 +60,9 @@ var notPrivate = []string{
 var slow = []string{"e_cert_issued_by_compromised_emudhra_ca"}
 
 // varying matches the lints that look at what differs between certificates of
-// one shape: serial, validity, subject, key, names, the URL of the CRL shard,
+// one model: serial, validity, subject, key, names, the URL of the CRL shard,
 // and the DER as a whole. All others look only at bytes that are the same in
-// every certificate of a shape.
+// every certificate of a model.
 var varying = regexp.MustCompile(`dnsname|algorithm_identifier|_san_|_san$|serial|valid|backdated|_time_|rsa_|_ec_|ecc_|ecdsa|public_key|spki|dsa_|fermat|` +
 	`subject|subj_|common_name|international|underscore|arpa|tor_service|crl_distrib|cdp|distribution_point|` +
 	`duplicate|invalid_der|empty_sequence|utf8|onion|unique_identifier|printable`)
@@ -70,8 +71,9 @@ var varying = regexp.MustCompile(`dnsname|algorithm_identifier|_san_|_san$|seria
 // notices change nothing.
 type linter struct {
 	all    *sync.Pool // of []bound
-	some   *sync.Pool // of []bound: the varying ones
-	shapes sync.Map   // shapes that passed all
+	some   *sync.Pool // of []bound: those that a model does not settle
+	models sync.Map   // *model by modelKey: what passed all
+	dates  dates      // of all
 }
 
 // bound is a lint with an instance of its code. Instances may keep state, so
@@ -96,16 +98,19 @@ func newLinter(s LintSet, exclude []string) (*linter, error) {
 		return nil, fmt.Errorf("build lint set %s: %w", s, err)
 	}
 	var all, some []*lint.CertificateLint
+	var when dates
 	for _, l := range reg.CertificateLints().Lints() {
 		if !strings.HasPrefix(l.Name, "e_") {
 			continue
 		}
 		all = append(all, l)
-		if varying.MatchString(l.Name) {
+		when = append(when, l.EffectiveDate, l.IneffectiveDate)
+		if varying.MatchString(l.Name) && !slices.Contains(settled, l.Name) {
 			some = append(some, l)
 		}
 	}
-	return &linter{all: bind(all), some: bind(some)}, nil
+	slices.SortFunc(when, time.Time.Compare)
+	return &linter{all: bind(all), some: bind(some), dates: when}, nil
 }
 
 // bind returns a pool of instances: making one can cost more than running it.
@@ -119,20 +124,10 @@ func bind(lints []*lint.CertificateLint) *sync.Pool {
 	}}
 }
 
-// shape is everything about a certificate that decides its constant bytes.
-// Two certificates of one shape differ only where the varying lints look.
-type shape struct {
-	encoder    *pki.Encoder
-	key        pki.KeyType
-	commonName bool
-	mustStaple bool
-	extras     int
-}
-
 // check lints a certificate that was signed by a throw-away key: with every
-// lint of the set if it is the first of its shape, with the varying ones
-// otherwise.
-func (s LintSet) check(der []byte, of shape) error {
+// lint of the set if it is the first of its kind, and with those that look at
+// what differs otherwise (see model).
+func (s LintSet) check(der []byte, of modelKey) error {
 	build := linters[s]
 	if build == nil {
 		return fmt.Errorf("lint set %q is unknown", s)
@@ -141,18 +136,44 @@ func (s LintSet) check(der []byte, of shape) error {
 	if err != nil {
 		return err
 	}
+	if known, ok := l.models.Load(of); ok {
+		if cert := known.(*model).like(der); cert != nil {
+			return refusal(run(l.some, cert))
+		}
+	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return fmt.Errorf("lint: the certificate to be signed does not parse: %w", err)
 	}
-	if _, known := l.shapes.Load(of); known {
-		return refusal(run(l.some, cert))
-	}
 	failed := run(l.all, cert)
 	if len(failed) == 0 {
-		l.shapes.Store(of, true)
+		from, until := l.dates.around(cert.NotBefore)
+		if m := newModel(der, from, until); m != nil {
+			l.models.Store(of, m)
+		}
 	}
 	return refusal(failed)
+}
+
+// dates are the instants at which rules begin or end, in order.
+type dates []time.Time
+
+// around returns the last of them that is not after t, and the next one.
+func (d dates) around(t time.Time) (from, until time.Time) {
+	i, _ := slices.BinarySearchFunc(d, t, func(a, b time.Time) int {
+		if a.After(b) {
+			return 1
+		}
+		return -1
+	})
+	until = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+	if i > 0 {
+		from = d[i-1]
+	}
+	if i < len(d) {
+		until = d[i]
+	}
+	return from, until
 }
 
 func refusal(failed []string) error {

@@ -14,11 +14,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// pgEngine is a pool of PostgreSQL connections; every Write is a transaction
-// of its own.
+// pgEngine is a pool of PostgreSQL connections. Writes that only queue
+// statements share transactions (see pgGroup); others have their own.
 type pgEngine struct {
 	pgQuery
-	pool *pgxpool.Pool
+	pool  *pgxpool.Pool
+	group *pgGroup
 }
 
 // pgQuerier is what a pool, a connection and a transaction have in common.
@@ -58,10 +59,16 @@ func openPostgres(ctx context.Context, cfg Config) (*pgEngine, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open database: %w", postgresError("connect", err))
 	}
-	return &pgEngine{pgQuery: pgQuery{q: pool, observe: cfg.Observe}, pool: pool}, nil
+	e := &pgEngine{pgQuery: pgQuery{q: pool, observe: cfg.Observe}, pool: pool}
+	e.group = newPGGroup(e, cfg)
+	return e, nil
 }
 
-func (e *pgEngine) close() error { e.pool.Close(); return nil }
+func (e *pgEngine) close() error {
+	e.group.close()
+	e.pool.Close()
+	return nil
+}
 
 func (e *pgEngine) ping(ctx context.Context) error {
 	return postgresError("db.ping", e.pool.Ping(ctx))
@@ -131,6 +138,11 @@ func (p pgQuery) All(ctx context.Context, s *Stmt, scan func(*Row) error, args .
 const maxRetries = 8
 
 func (e *pgEngine) write(ctx context.Context, fn func(*Tx) error) error {
+	return e.group.write(ctx, fn)
+}
+
+// alone runs fn in a transaction of its own.
+func (e *pgEngine) alone(ctx context.Context, fn func(*Tx) error) error {
 	for attempt := 0; ; attempt++ {
 		err := e.writeOnce(ctx, fn)
 		if err == nil || !serializationFailure(err) || attempt == maxRetries {
@@ -182,6 +194,7 @@ type pgTx struct {
 	conn    *pgxpool.Conn
 	begun   bool
 	pending []pgQueued
+	answers int // of the last flush, until one was an error
 }
 
 type pgQueued struct {
@@ -224,7 +237,8 @@ func (t *pgTx) results(res pgx.BatchResults) error {
 		}
 		t.begun = true
 	}
-	for _, p := range t.pending {
+	for i, p := range t.pending {
+		t.answers = i
 		tag, err := res.Exec()
 		if err != nil {
 			return postgresError(p.s.Name, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ type liteConn struct {
 	c       *sqlite.Conn
 	stmts   map[*Stmt]*sqlite.Stmt
 	observe func(string, time.Duration, error)
+	live    []*liteWrite // of the batch that runs; kept for its memory
 }
 
 // liteEngine is one writer goroutine over one connection, and a pool of
@@ -168,6 +170,12 @@ func (e *liteEngine) enqueue(w *liteWrite) error {
 	}
 }
 
+// yields is how often the writer lets everything else that could run go first,
+// before it begins a batch. On an idle machine that takes no time; on a busy one
+// those who are about to write come along, and a commit costs about the same
+// for one as for twenty.
+const yields = 2
+
 // writer owns the write connection. While one commit waits for the disk the
 // next callbacks gather in the queue, so the batch adapts to the load and no
 // timer is needed.
@@ -176,6 +184,9 @@ func (e *liteEngine) writer(c *liteConn) {
 	batch := make([]*liteWrite, 0, e.batch)
 	for w := range e.queue {
 		batch = append(batch[:0], w)
+		for range yields {
+			runtime.Gosched()
+		}
 	gather:
 		for len(batch) < e.batch {
 			select {
@@ -200,23 +211,62 @@ func (e *liteEngine) writer(c *liteConn) {
 	}
 }
 
-// runBatch runs every callback in one transaction, each in its own savepoint,
-// and commits. The error is that of the whole batch; a callback's own is in
-// its err.
+// runBatch runs every callback in one transaction and commits. The error is
+// that of the whole batch; a callback's own is in its err.
+//
+// A savepoint for each callback would keep the failure of one from the others,
+// but SQLite copies every page that is changed inside one. Failures are rare, so
+// the callbacks run bare first; if one of several fails, everything is undone
+// and the batch runs again with savepoints.
 func (c *liteConn) runBatch(batch []*liteWrite) (err error) {
 	start := time.Now()
 	defer func() { c.observe("db.commit_batch", time.Since(start), err) }()
+	live := c.live[:0]
+	defer func() { clear(live); c.live = live[:0] }()
+	for _, w := range batch {
+		if !w.taken.CompareAndSwap(false, true) {
+			w.err = context.Canceled
+		} else if w.err = w.ctx.Err(); w.err == nil {
+			live = append(live, w)
+		}
+	}
+	if ok, err := c.runBare(live); ok || err != nil {
+		return err
+	}
+	return c.runCareful(live)
+}
+
+// runBare runs the callbacks without savepoints and commits. If one fails, all
+// is undone: ok tells whether the results stand.
+func (c *liteConn) runBare(batch []*liteWrite) (ok bool, err error) {
+	if len(batch) == 0 {
+		return true, nil
+	}
+	if err := c.raw(stBegin); err != nil {
+		return true, err
+	}
+	for _, w := range batch {
+		if w.err = c.call(w); w.err == nil {
+			continue
+		}
+		if len(batch) == 1 && c.c.AutocommitEnabled() {
+			return true, w.err // SQLite itself rolled everything back (disk full, I/O error)
+		}
+		return len(batch) == 1, c.rollback()
+	}
+	if err := c.raw(stCommit); err != nil {
+		return true, errors.Join(err, c.rollback())
+	}
+	return true, nil
+}
+
+// runCareful runs the callbacks, each in its own savepoint, and commits those
+// that succeed.
+func (c *liteConn) runCareful(batch []*liteWrite) error {
 	if err := c.raw(stBegin); err != nil {
 		return err
 	}
 	for _, w := range batch {
-		if !w.taken.CompareAndSwap(false, true) {
-			w.err = context.Canceled
-			continue
-		}
-		if w.err = w.ctx.Err(); w.err != nil {
-			continue
-		}
 		if err := c.runOne(w); err != nil {
 			return errors.Join(err, c.rollback())
 		}
@@ -328,22 +378,54 @@ func (c *liteConn) bind(s *Stmt, args []any) (*sqlite.Stmt, error) {
 		return nil, fmt.Errorf("%d arguments for %d parameters", len(args), want)
 	}
 	for i, a := range args {
-		switch v := argument(a).(type) {
-		case nil:
-			st.BindNull(i + 1)
-		case int64:
-			st.BindInt64(i+1, v)
-		case float64:
-			st.BindFloat(i+1, v)
-		case string:
-			st.BindText(i+1, v)
-		case []byte:
-			st.BindBytes(i+1, v)
-		default:
-			st.BindText(i+1, jsonList(v))
-		}
+		bindOne(st, i+1, a)
 	}
 	return st, nil
+}
+
+// bindOne binds an argument. The frequent kinds go in without another interface
+// value, which would be an allocation each.
+func bindOne(st *sqlite.Stmt, i int, a any) {
+	switch v := a.(type) {
+	case string:
+		st.BindText(i, v)
+		return
+	case *string:
+		if v != nil {
+			st.BindText(i, *v)
+			return
+		}
+	case int:
+		st.BindInt64(i, int64(v))
+		return
+	case int64:
+		st.BindInt64(i, v)
+		return
+	case time.Time:
+		if !v.IsZero() {
+			st.BindInt64(i, v.UnixMilli())
+			return
+		}
+	case []byte:
+		if v != nil {
+			st.BindBytes(i, v)
+			return
+		}
+	}
+	switch v := argument(a).(type) {
+	case nil:
+		st.BindNull(i)
+	case int64:
+		st.BindInt64(i, v)
+	case float64:
+		st.BindFloat(i, v)
+	case string:
+		st.BindText(i, v)
+	case []byte:
+		st.BindBytes(i, v)
+	default:
+		st.BindText(i, jsonList(v))
+	}
 }
 
 // run steps through s, calling row for each result row.

@@ -25,6 +25,20 @@ type exchange struct {
 	quiet   bool  // a success is logged for debugging only
 	unknown int   // 404 or 405 that the mux wanted to write as plain text
 	err     error // what went wrong, for the log
+
+	values [8]string // of headers of the answer that have one value
+	used   int
+}
+
+// set sets a header of the answer, whose key is canonical already.
+func (x *exchange) set(h http.Header, key, value string) {
+	if x.used == len(x.values) {
+		h[key] = []string{value}
+		return
+	}
+	x.values[x.used] = value
+	x.used++
+	h[key] = x.values[x.used-1 : x.used : x.used]
 }
 
 // Header implements http.ResponseWriter.
@@ -100,9 +114,9 @@ func (x *exchange) reply(p *Reply) {
 		status = http.StatusNotModified
 	}
 	h := x.w.Header()
-	p.header(h, bodyAllowed(status))
+	p.header(x, h, bodyAllowed(status))
 	if p.Stream == nil && bodyAllowed(status) {
-		h["Content-Length"] = []string{strconv.Itoa(len(p.Body))}
+		x.set(h, "Content-Length", strconv.Itoa(len(p.Body)))
 	}
 	x.WriteHeader(status)
 	switch {

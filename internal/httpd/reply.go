@@ -80,15 +80,11 @@ func Seconds(d time.Duration) string {
 	return strconv.FormatInt(max(n, 1), 10)
 }
 
-// header sets the reply's own headers.
-func (p *Reply) header(h http.Header, body bool) {
-	var values [6]string // one allocation for the values of all headers
-	n := 0
+// header sets the reply's own headers. Their values live in x.
+func (p *Reply) header(x *exchange, h http.Header, body bool) {
 	set := func(key, value string) {
 		if value != "" {
-			values[n] = value
-			h[key] = values[n : n+1 : n+1] // key is canonical already
-			n++
+			x.set(h, key, value)
 		}
 	}
 	if body {

@@ -50,7 +50,9 @@ func (r *Request) Quiet() { r.x.quiet = true }
 
 // SetHeader sets a header of the answer, whatever it will be: it holds for
 // replies and for problem documents alike (a Replay-Nonce, say).
-func (r *Request) SetHeader(key, value string) { r.x.w.Header().Set(key, value) }
+func (r *Request) SetHeader(key, value string) {
+	r.x.set(r.x.w.Header(), http.CanonicalHeaderKey(key), value)
+}
 
 // AddHeader adds one more value of a header of the answer.
 func (r *Request) AddHeader(key, value string) { r.x.w.Header().Add(key, value) }

@@ -184,7 +184,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, std *http.Request) {
 	x.req.Request, x.req.x, x.req.ClientIP = std, x, clientIP(std, s.trusted)
 	trace := obs.ParseTrace(std.Header.Get(obs.TraceparentHeader))
 	x.req.event.Init(std.Context(), newID(), trace.Child())
-	w.Header()["X-Request-Id"] = []string{x.req.event.RequestID}
+	x.set(w.Header(), "X-Request-Id", x.req.event.RequestID)
 	s.metrics.inFlight.Inc()
 	defer x.finish()
 	x.serve(s.handler)

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -284,6 +286,42 @@ func TestThrowawaysAreMadeOnce(t *testing.T) {
 	}
 	if _, err := keys.Signer("dsa"); err == nil {
 		t.Error("an unknown type is accepted")
+	}
+}
+
+// What a linter sees has the form that the real signature will have; but for
+// ML-DSA it is a signature of the very bytes.
+func TestThrowawaysSign(t *testing.T) {
+	var keys Throwaways
+	for _, kt := range []pki.KeyType{pki.P256, pki.P384, pki.Ed25519, pki.RSA2048, pki.MLDSA65} {
+		s, err := keys.Signer(kt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			tbs := fmt.Appendf(nil, "to be signed, %d", i)
+			sig, err := s.SignTBS(t.Context(), tbs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch key := s.key.(type) {
+			case *exchanged:
+				sum := sha256.Sum256(tbs)
+				got := new(big.Int).Exp(new(big.Int).SetBytes(sig), key.key.D, key.key.N)
+				want := append(append([]byte{0}, sha256Info...), sum[:]...)
+				if b := got.FillBytes(make([]byte, key.key.Size())); len(sig) != len(b) || !bytes.HasPrefix(b, []byte{0, 1, 0xff}) || !bytes.HasSuffix(b, want) {
+					t.Errorf("%s: the signature opens as %x", kt, b)
+				}
+			case *oneSignature:
+				if len(sig) != 3309 { // FIPS 204, table 2
+					t.Errorf("%s: a signature of %d octets", kt, len(sig))
+				}
+			default:
+				if err := pki.VerifyTBS(s.Public(), tbs, sig); err != nil {
+					t.Errorf("%s: %v", kt, err)
+				}
+			}
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
-	"sync"
 
 	"chancery/internal/pki"
 )
@@ -70,37 +69,4 @@ func (s *Signer) sign(ctx context.Context, tbs []byte, with func(crypto.Signer, 
 		}
 	}
 	return sig, nil
-}
-
-// Throwaways holds one key per type whose only use is to sign certificates
-// that a linter looks at and nobody trusts. Keys are made on first use and
-// live as long as the process. The zero value is ready, and safe for
-// concurrent use.
-type Throwaways struct {
-	mu   sync.Mutex
-	made map[pki.KeyType]func() (*Signer, error)
-}
-
-// Signer returns the throw-away key of type kt. Concurrent first calls wait
-// for one generation, which takes a while for RSA.
-func (t *Throwaways) Signer(kt pki.KeyType) (*Signer, error) {
-	t.mu.Lock()
-	if t.made == nil {
-		t.made = make(map[pki.KeyType]func() (*Signer, error))
-	}
-	once, ok := t.made[kt]
-	if !ok {
-		once = sync.OnceValues(func() (*Signer, error) { return newThrowaway(kt) })
-		t.made[kt] = once
-	}
-	t.mu.Unlock()
-	return once()
-}
-
-func newThrowaway(kt pki.KeyType) (*Signer, error) {
-	key, err := Generate(kt)
-	if err != nil {
-		return nil, err
-	}
-	return NewSigner(key, nil)
 }

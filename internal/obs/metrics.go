@@ -2,6 +2,7 @@ package obs
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,8 @@ type Metrics struct {
 	queue     *prometheus.GaugeVec     // queue_type
 	query     *prometheus.HistogramVec // query_type
 	ca        *prometheus.HistogramVec // operation, status
+
+	queries sync.Map // of query's children by name, which are looked up all the time
 }
 
 // Values of the status label.
@@ -91,7 +94,14 @@ func (m *Metrics) Op(operation string) *Op {
 func (m *Metrics) CA(operation string) *Op { return meter(m.ca, operation) }
 
 // Query returns the histogram of one database statement, by its name.
-func (m *Metrics) Query(name string) prometheus.Observer { return m.query.WithLabelValues(name) }
+func (m *Metrics) Query(name string) prometheus.Observer {
+	if o, ok := m.queries.Load(name); ok {
+		return o.(prometheus.Observer)
+	}
+	o := m.query.WithLabelValues(name)
+	m.queries.Store(name, o)
+	return o
+}
 
 // Queue returns the gauge of one queue.
 func (m *Metrics) Queue(name string) prometheus.Gauge { return m.queue.WithLabelValues(name) }

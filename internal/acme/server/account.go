@@ -304,6 +304,7 @@ func (s *Server) updateAccount(m *message, req *acme.AccountUpdate) (*httpd.Repl
 }
 
 func (s *Server) deactivate(m *message) (*httpd.Reply, error) {
+	defer s.recent.dropAll(m.acct.ID)
 	if err := s.db.Write(m.ctx, func(tx *db.Tx) error {
 		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
 		return deactivate(tx, m.acct.ID, acme.AccountDeactivated, m.actor(), m.now)
@@ -359,6 +360,7 @@ func (s *Server) DeactivateAccount(ctx context.Context, id, actor string) error 
 		return err
 	}
 	defer s.accounts.forget(id)
+	defer s.recent.dropAll(id)
 	return s.db.Write(ctx, func(tx *db.Tx) error {
 		return deactivate(tx, id, acme.AccountRevoked, actor, time.Now())
 	})

@@ -120,8 +120,9 @@ func newToken() string {
 
 // insert adds z with its encoded challenges to tx.
 func (z *Authorization) insert(tx *db.Tx, challenges string) {
-	tx.Queue(qInsertAuthz, nil, z.ID, z.AccountID, z.CA, null(z.OrderID), z.Identifier.Base().String(), z.Identifier.Wildcard(),
-		z.State, challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
+	identifier := z.Identifier.Base().String()
+	tx.Queue(qInsertAuthz, nil, &z.ID, &z.AccountID, &z.CA, null(z.OrderID), &identifier, z.Identifier.Wildcard(),
+		(*string)(&z.State), &challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
 }
 
 // StateAt returns the state at an instant: what was not used before it expired
@@ -141,35 +142,56 @@ const reuseMargin = 10 * time.Minute
 // domains above them if those count here, that were proved by a method that
 // the profile allows and that count beyond need.
 func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
+	var have held
+	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
+		have.add(m.ca, p, scanReusable(r))
+		return nil
+	}, m.acct.ID, m.ca.authorizedBy(ids), need)
+	return have, wrap("find valid authorizations", err)
+}
+
+// scanReusable reads what must be known of an authorization to use it again.
+func scanReusable(r *db.Row) Authorization {
+	z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
+	z.Subdomains = r.Bool()
+	return z
+}
+
+// authorizedBy returns what authorizations for ids may be about, as stored.
+func (a *authority) authorizedBy(ids []pki.Identifier) []string {
 	texts := make([]string, 0, len(ids))
 	for _, id := range ids {
 		texts = append(texts, id.Base().String())
-		if m.ca.Subdomains {
+		if a.Subdomains {
 			for _, parent := range parents(id) {
 				texts = append(texts, parent.String())
 			}
 		}
 	}
-	have := held{exact: map[pki.Identifier]Authorization{}, above: map[pki.Identifier]Authorization{}}
-	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
-		z := Authorization{ID: r.Text(), Identifier: identifierOf(r.Text(), r.Bool()), Method: challenge.Type(r.Text()), ExpiresAt: r.Time()}
-		z.Subdomains = r.Bool()
-		if !slices.Contains(p.Challenges, z.Method) || z.Method == challenge.DeviceAttest01 {
-			return nil // an attestation speaks for one key, and the next request has another
-		}
-		keepLonger(have.exact, z)
-		if z.Subdomains && m.ca.Subdomains {
-			keepLonger(have.above, z)
-		}
-		return nil
-	}, m.acct.ID, texts, need)
-	return have, wrap("find valid authorizations", err)
+	return texts
+}
+
+// add keeps z if it was proved by a method that the profile allows.
+func (h *held) add(a *authority, p *Profile, z Authorization) {
+	if !slices.Contains(p.Challenges, z.Method) || z.Method == challenge.DeviceAttest01 {
+		return // an attestation speaks for one key, and the next request has another
+	}
+	if h.exact == nil {
+		h.exact, h.above = map[pki.Identifier]Authorization{}, map[pki.Identifier]Authorization{}
+	}
+	keepLonger(h.exact, z)
+	if z.Subdomains && a.Subdomains {
+		keepLonger(h.above, z)
+	}
 }
 
 // authz returns an authorization of the signer.
 func (s *Server) authz(m *message, id string) (z Authorization, err error) {
 	if !db.ValidID(id) {
 		return z, noSuch("authorization")
+	}
+	if z, ok := s.recent.getAuthz(m.acct.ID, id, m.now); ok {
+		return z, m.mine("authorization", z.AccountID, z.CA)
 	}
 	one := s.db.Read().One(m.ctx, qAuthz, func(r *db.Row) { z, err = scanAuthz(r) }, id)
 	if errors.Is(one, db.ErrNotFound) {
@@ -248,6 +270,7 @@ func (s *Server) endAuthz(m *message, z *Authorization) error {
 		return audit.Append(tx, audit.Entry{At: m.now, Kind: "authorization.deactivate", Actor: m.actor(), Subject: "authorization:" + z.ID,
 			Data: map[string]string{"identifier": z.Identifier.Value}})
 	})
+	s.recent.dropAll(z.AccountID)
 	if err == nil {
 		z.State = acme.AuthorizationDeactivated
 	}

@@ -29,7 +29,7 @@ func (s *Server) getCertificate(m *message) (*httpd.Reply, error) {
 	if !db.ValidID(id) {
 		return nil, noSuch("certificate")
 	}
-	c, err := ca.Deliver(m.ctx, s.db.Read(), id)
+	c, err := s.delivery(m, id)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +59,14 @@ func (s *Server) getCertificate(m *message) (*httpd.Reply, error) {
 	e := fault.New(fault.Malformed, "certificates are available as %s and %s", typeChain, typeDER)
 	e.HTTPStatus = http.StatusNotAcceptable
 	return nil, e
+}
+
+// delivery returns the certificate with id, if it may be had by its URL at all.
+func (s *Server) delivery(m *message, id string) (ca.Delivery, error) {
+	if d := s.recent.take(m.acct.ID, id, m.now); d != nil {
+		return *d, nil
+	}
+	return ca.Deliver(m.ctx, s.db.Read(), id)
 }
 
 // chainURL is the URL of a certificate with its i-th chain.

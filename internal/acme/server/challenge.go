@@ -5,6 +5,7 @@ import (
 	"encoding/json/v2"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"chancery/internal/acme"
@@ -126,13 +127,9 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 	if s.cfg.ChallengeWait < 0 {
 		return c, c.Type, nil
 	}
-	patience := time.NewTimer(s.cfg.ChallengeWait)
-	defer patience.Stop()
-	select {
-	case <-v.done:
+	done, idle := s.gate.wait(m.ctx, v.done, s.cfg.ChallengeWait)
+	if m.idle = idle; done {
 		return v.result, "", v.err
-	case <-patience.C:
-	case <-m.ctx.Done():
 	}
 	return c, c.Type, nil
 }
@@ -294,8 +291,9 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 	if c.Type == challenge.DNSPersist01 {
 		defer s.accounts.forget(z.AccountID) // it learns of its first success
 	}
-	return s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qProve, db.ExactlyOne(errSettled), z.ID, text, c.Type, sealed, clearance, now, t.ca.lasts(proof, now), z.AccountID)
+	lasts := t.ca.lasts(proof, now)
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qProve, db.ExactlyOne(errSettled), &z.ID, &text, (*string)(&c.Type), sealed, clearance, now, lasts, &z.AccountID)
 		if c.Type == challenge.DNSPersist01 {
 			tx.Queue(qPersisted, nil, z.AccountID, now)
 		}
@@ -304,6 +302,16 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 		}
 		return t.note(tx)
 	})
+	if err != nil {
+		s.recent.drop(z.AccountID, z.ID)
+		return err
+	}
+	valid := *z
+	valid.State, valid.Method, valid.Proof, valid.CAA, valid.Validated, valid.ExpiresAt = acme.AuthorizationValid, c.Type, sealed, clearance,
+		stored(now), stored(lasts)
+	valid.Challenges = t.with(c)
+	s.recent.proved(&valid)
+	return nil
 }
 
 // settleInvalid stores a failure, which ends the order too (RFC 8555 section
@@ -314,6 +322,7 @@ func (s *Server) settleInvalid(ctx context.Context, t *trial, c Challenge, why *
 		return err
 	}
 	z := &t.authz
+	defer s.recent.drop(z.AccountID, z.ID)
 	id := z.Identifier
 	problem := problemText(fault.New(why.Code, "%s", why.Detail).
 		WithSub(fault.Sub{Code: why.Code, Detail: why.Detail, IdentifierType: string(id.Type), IdentifierValue: id.Value}))
@@ -328,8 +337,13 @@ func (s *Server) settleInvalid(ctx context.Context, t *trial, c Challenge, why *
 
 // encode returns the challenges of the trial with c in its place.
 func (t *trial) encode(c Challenge) (string, error) {
-	list := append([]Challenge(nil), t.authz.Challenges...)
-	list[t.index] = c
-	b, err := json.Marshal(list)
+	b, err := json.Marshal(t.with(c))
 	return string(b), wrap("encode challenges", err)
+}
+
+// with returns the challenges of the trial with c in its place.
+func (t *trial) with(c Challenge) []Challenge {
+	list := slices.Clone(t.authz.Challenges)
+	list[t.index] = c
+	return list
 }

@@ -53,7 +53,7 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 	if err := s.namedAll(ctx, a, o); err != nil {
 		return ca.Grant{}, nil, err
 	}
-	byName, err := s.authorizations(ctx, o)
+	byName, err := s.authorizations(ctx, o, now)
 	if err != nil {
 		return ca.Grant{}, nil, err
 	}
@@ -86,17 +86,29 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 	return grant, cleared, err
 }
 
-// authorizations reads those of the order, by identifier.
-func (s *Server) authorizations(ctx context.Context, o *Order) (map[pki.Identifier]*Authorization, error) {
+// authorizations returns those of the order, by identifier. Whether they are
+// valid still is looked at again in the transaction of the claim.
+func (s *Server) authorizations(ctx context.Context, o *Order, now time.Time) (map[pki.Identifier]*Authorization, error) {
 	byName := make(map[pki.Identifier]*Authorization, len(o.AuthzIDs))
+	if known := s.recent.authorizations(o, now); known != nil {
+		for i := range known {
+			note(byName, &known[i])
+		}
+		return byName, nil
+	}
 	err := s.db.Read().All(ctx, qAuthzs, func(r *db.Row) error {
 		z, err := scanAuthz(r)
-		if byName[z.Identifier] == nil || z.Subdomains { // of two for one name the wider
-			byName[z.Identifier] = &z
-		}
+		note(byName, &z)
 		return err
 	}, o.AuthzIDs)
 	return byName, wrap("read authorizations of order "+o.ID, err)
+}
+
+// note adds z to the authorizations by identifier.
+func note(byName map[pki.Identifier]*Authorization, z *Authorization) {
+	if byName[z.Identifier] == nil || z.Subdomains { // of two for one name the wider
+		byName[z.Identifier] = z
+	}
 }
 
 // expiry is the instant until which z counts: as stored, or earlier if policy
@@ -191,6 +203,7 @@ func (s *Server) checkCAA(ctx context.Context, a *authority, o *Order, e *ca.Evi
 // give marks an order invalid because an authorization does not support it,
 // and ends that authorization if it never will.
 func (s *Server) give(ctx context.Context, o *Order, u *unusable) error {
+	defer s.recent.dropAll(o.AccountID)
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qFailOrder, nil, o.ID, problemText(u.err))
 		if u.authz != nil && u.state != "" {

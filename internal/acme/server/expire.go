@@ -25,7 +25,7 @@ var qExpireStar = db.SQL("acme.delete_expired_star", `DELETE FROM acme_star WHER
 // than the retention ago. Certificates and their status stay: they belong to
 // package ca, and outlive their orders.
 func (s *Server) Expire(ctx context.Context, now time.Time) (loop.Count, error) {
-	s.gate.sweep(now)
+	s.damper.sweep(now)
 	var orders, authz int64
 	before := now.Add(-s.cfg.Retention)
 	err := s.db.Write(ctx, func(tx *db.Tx) (err error) {
@@ -41,5 +41,8 @@ func (s *Server) Expire(ctx context.Context, now time.Time) (loop.Count, error) 
 		return loop.Count{Backlog: -1}, wrap("delete expired orders", err)
 	}
 	n := int(orders + authz)
+	if n > 0 {
+		s.recent.clear()
+	}
 	return loop.Count{Claimed: n, Done: n, Backlog: -1, More: orders == expireBatch || authz == expireBatch}, nil
 }

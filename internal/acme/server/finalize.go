@@ -197,6 +197,7 @@ func (s *Server) issue(m *message, o *Order, csr *pki.CSR) error {
 		return err
 	}
 	fault.Point("acme.before_finalize")
+	s.recent.drop(o.AccountID, o.ID)
 	w := &work{s: s, order: o, token: db.NewID(m.now), now: m.now, cleared: cleared}
 	w.claim = func(tx *db.Tx, certificateID string) {
 		tx.Queue(qClaim, db.ExactlyOne(errNotClaimed), o.ID, csr.DER, certificateID, w.now, w.token, o.AccountID, m.key.Thumbprint,
@@ -237,6 +238,7 @@ func (w *work) run(ctx context.Context, grant ca.Grant, csr *pki.CSR, actor stri
 	if w.plan != nil {
 		o.ExpiresAt = w.plan.end
 	}
+	s.recent.issued(o, cert, w.now)
 	if s.cfg.OnIssue != nil {
 		s.cfg.OnIssue(context.WithoutCancel(ctx), cert)
 	}

@@ -222,6 +222,7 @@ var (
 
 func (w *world) exec(t testing.TB, s *db.Stmt, args ...any) {
 	t.Helper()
+	defer w.ForgetOrders()
 	err := w.db.Write(context.Background(), func(tx *db.Tx) error {
 		tx.Queue(s, db.ExactlyOne(fmt.Errorf("%s changed no row", s.Name)), args...)
 		return nil

@@ -1,145 +1,117 @@
 package server
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"math/rand/v2"
-	"strings"
-	"sync"
+	"runtime"
 	"sync/atomic"
 	"time"
 
 	"chancery/internal/fault"
-	"chancery/internal/limit"
 )
 
-// gate keeps an account that goes on and on after it was refused from taking
-// the machine away from the others. A client that heeds Retry-After never
-// meets it. Of one that does not
+// gate decides, before anything costly is done, whether a request may come in.
 //
-//   - the answers are held back for about two seconds, so that as many
-//     connections as it likes send half as many requests a second;
-//   - new orders are refused from memory, without a signature being checked or
-//     the database being asked, while a limit of the account itself lasts.
+// Beyond what the machine can do, every order that is let in makes all others
+// slower, until none is done in time. So when many requests are being answered
+// at once, those that begin something (new-order, new-account, new-authz) are
+// turned away with 503 and Retry-After, and those that finish what was begun
+// go on. Requests that wait long for a validation do not count: they keep
+// nothing busy, and the validation pool has bounds of its own.
 //
-// Only refusals of requests whose signature was good count: nobody can put
-// another's account in here. The zero value is ready.
+// With B requests at work and R of them done per second each takes B/R seconds,
+// whatever the load: the bound on B is one on the time. How many R are depends on
+// the machine and on who else uses it, so the bound shrinks as requests take
+// longer than they should.
 type gate struct {
-	mu     sync.Mutex
-	by     map[string]*offender // by account
-	parked atomic.Int64
+	busy  atomic.Int64
+	begin int64        // requests at work from which on nothing new begins
+	most  int64        // and from which on nothing is taken at all
+	took  atomic.Int64 // nanoseconds that a request takes, a running mean
 }
 
-// offender is an account that was refused lately.
-type offender struct {
-	tat   int64     // of strikes (see limit.Rate.Take)
-	until time.Time // until when it counts as flooding
-
-	refusal *fault.Error // of a limit of the account, or nil
-	since   time.Time    // of refusal
-}
-
+// Bounds of a gate: per core, and at least; and what a request may take before
+// they shrink, down to a floor.
 const (
-	// floodLasts is how long an account is slowed down for one refusal too many.
-	floodLasts = 10 * time.Second
-	// parkTime is how long an answer is held back, on average.
-	parkTime = 2 * time.Second
-	// maxParked bounds how many answers are held back at once; each holds a
-	// connection that its client holds, too.
-	maxParked = 4096
-	// maxOffenders bounds the memory; beyond it all are forgiven.
-	maxOffenders = 1 << 16
+	beginPerCore = 96
+	beginAtLeast = 256
+	mostFactor   = 8
+	beginFloor   = 16
+	fastEnough   = 150 * time.Millisecond
 )
 
-// strikes is how many refusals an account may collect without being slowed.
-func strikes() limit.Rate { return limit.Rate{Count: 10, Per: time.Second, Burst: 30} }
-
-// ofAccount marks the refusal by a limit that counts by account: whatever the
-// account orders next, it would be refused, too.
-type ofAccount struct{ error }
-
-// Unwrap returns the refusal itself.
-func (e ofAccount) Unwrap() error { return e.error }
-
-// check refuses an order of an account that floods, before the costly part of
-// looking at it. Orders that replace a certificate are exempt from limits.
-func (g *gate) check(m *message) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.by) == 0 {
-		return nil
+// limit is how many requests may be at work for one more to begin something.
+func (g *gate) limit() int64 {
+	took := g.took.Load()
+	if took <= int64(fastEnough) {
+		return g.begin
 	}
-	o := g.by[m.acct.ID]
-	if o == nil || o.refusal == nil || !m.now.Before(o.until) || !orders(m) || bytes.Contains(m.jws.Payload, []byte(`"replaces"`)) {
-		return nil
-	}
-	left := o.refusal.RetryAfter - m.now.Sub(o.since)
-	if left <= 0 {
-		return nil
-	}
-	again := *o.refusal
-	again.RetryAfter = left
-	return &again
+	return min(g.begin, max(beginFloor, int64(float64(g.begin)*float64(fastEnough)/float64(took))))
 }
 
-// orders reports whether m asks for what limits of an account count.
-func orders(m *message) bool {
-	return strings.HasSuffix(m.URL.Path, "/new-order") || strings.HasSuffix(m.URL.Path, "/new-authz")
+// newGate returns a gate that lets work begin while fewer requests than begin
+// are being answered; 0: as the cores allow; negative: always.
+func newGate(begin int) *gate {
+	switch {
+	case begin < 0:
+		return &gate{begin: 1 << 40, most: 1 << 40}
+	case begin == 0:
+		begin = max(beginAtLeast, beginPerCore*runtime.GOMAXPROCS(0))
+	}
+	return &gate{begin: int64(begin), most: int64(begin) * mostFactor}
 }
 
-// note counts the refusal of a request whose signature was good.
-func (g *gate) note(account string, err error, now time.Time) {
-	if status := fault.As(err).Status(); status >= 500 {
-		return // our fault
+// enter counts a request; the caller leaves when it is answered, unless there
+// is an error.
+func (g *gate) enter(begins bool) error {
+	n := g.busy.Add(1)
+	if !begins && n <= g.most || n <= g.limit() {
+		return nil
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.by == nil || len(g.by) >= maxOffenders {
-		g.by = map[string]*offender{}
-	}
-	o := g.by[account]
-	if o == nil {
-		o = &offender{}
-		g.by[account] = o
-	}
-	if mine := (ofAccount{}); errors.As(err, &mine) {
-		o.refusal, o.since = fault.As(err), now
-	}
-	next, ok, _ := strikes().Take(o.tat, now.UnixNano(), 1)
-	if o.tat = next; !ok {
-		o.until = now.Add(floodLasts)
-	}
+	g.busy.Add(-1)
+	// Not all at once again.
+	return fault.New(fault.Unavailable, "the server is at its limit and takes on nothing new now; try again").
+		Retry(time.Second + rand.N(4*time.Second))
 }
 
-// park holds an answer back if the account floods.
-func (g *gate) park(ctx context.Context, account string, now time.Time) {
-	g.mu.Lock()
-	o := g.by[account]
-	flooding := o != nil && now.Before(o.until)
-	g.mu.Unlock()
-	if !flooding {
-		return
-	}
-	defer g.parked.Add(-1)
-	if g.parked.Add(1) > maxParked {
-		return
-	}
-	timer := time.NewTimer(parkTime/2 + rand.N(parkTime))
+// meanOver is over about how many requests their time is averaged.
+const meanOver = 64
+
+// leave counts a request out that came in at start.
+func (g *gate) leave(start time.Time, waited time.Duration) {
+	g.busy.Add(-1)
+	took := g.took.Load() // a lost update of a mean does no harm
+	g.took.Store(took + (int64(time.Since(start)-waited)-took)/meanOver)
+}
+
+// patience is how long a request that waits for a validation still counts: one
+// that takes longer waits for others, not for this machine.
+const patience = 250 * time.Millisecond
+
+// wait waits for done, the end of ctx or at most d, and counts the request as
+// long as it may be this machine that takes the time.
+func (g *gate) wait(ctx context.Context, done <-chan struct{}, d time.Duration) (ok bool, idle time.Duration) {
+	timer := time.NewTimer(min(d, patience))
 	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-done:
+		return true, 0
 	case <-ctx.Done():
+		return false, 0
+	case <-timer.C:
 	}
-}
-
-// sweep forgets accounts that have behaved since. It is a part of Expire.
-func (g *gate) sweep(now time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for id, o := range g.by {
-		if now.After(o.until) && now.UnixNano() > o.tat {
-			delete(g.by, id)
-		}
+	if d <= patience {
+		return false, 0
 	}
+	start := time.Now()
+	g.busy.Add(-1)
+	defer g.busy.Add(1)
+	timer.Reset(d - patience)
+	select {
+	case <-done:
+		ok = true
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return ok, time.Since(start)
 }

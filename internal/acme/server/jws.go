@@ -36,12 +36,16 @@ type message struct {
 	ca   *authority
 	jws  *acme.JWS
 	key  *acme.PublicKey
-	acct *account // nil when the key itself signed
+	acct *account      // nil when the key itself signed
+	idle time.Duration // that it waited for others
 }
 
 // post wraps the handler of a signed request. Every answer, an error too,
 // carries a fresh nonce (RFC 8555 section 6.5) and the way to the directory.
-func (s *Server) post(who signer, h postHandler) httpd.Handler {
+func (s *Server) post(who signer, h postHandler) httpd.Handler { return s.posted(who, false, h) }
+
+// posted is post for requests that begin something new or do not.
+func (s *Server) posted(who signer, begins bool, h postHandler) httpd.Handler {
 	return func(r *httpd.Request) (*httpd.Reply, error) {
 		a, err := s.authority(r)
 		if err != nil {
@@ -50,15 +54,24 @@ func (s *Server) post(who signer, h postHandler) httpd.Handler {
 		r.SetHeader("Replay-Nonce", s.nonces.Issue())
 		r.SetHeader("Link", a.index)
 		m := &message{Request: r, ctx: r.Context(), now: time.Now(), ca: a}
-		reply, err := s.serve(m, who, h)
+		reply, err := s.gated(m, who, begins, h)
 		if err != nil && m.acct != nil {
-			s.gate.park(m.ctx, m.acct.ID, m.now)
+			s.damper.park(m.ctx, m.acct.ID, m.now)
 		}
 		if reply != nil && reply.CacheControl == "" {
 			reply.CacheControl = "no-store"
 		}
 		return reply, err
 	}
+}
+
+// gated counts a request while it is at work, or turns it away.
+func (s *Server) gated(m *message, who signer, begins bool, h postHandler) (*httpd.Reply, error) {
+	if err := s.gate.enter(begins); err != nil {
+		return nil, err
+	}
+	defer func() { s.gate.leave(m.now, m.idle) }()
+	return s.serve(m, who, h)
 }
 
 // serve runs the handler of a request that is admitted.
@@ -68,7 +81,7 @@ func (s *Server) serve(m *message, who signer, h postHandler) (*httpd.Reply, err
 	}
 	reply, err := h(m)
 	if err != nil && m.acct != nil {
-		s.gate.note(m.acct.ID, err, m.now)
+		s.damper.note(m.acct.ID, err, m.now)
 	}
 	return reply, err
 }
@@ -95,7 +108,7 @@ func (s *Server) admit(m *message, who signer) error {
 		return err
 	}
 	if m.acct != nil {
-		if err := s.gate.check(m); err != nil {
+		if err := s.damper.check(m); err != nil {
 			return err
 		}
 	}

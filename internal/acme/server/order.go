@@ -50,8 +50,13 @@ const orderColumns = `id, account_id, ca, state, profile, profile_hash, identifi
 
 var (
 	qOrder = db.SQL("acme.get_order", `SELECT `+orderColumns+` FROM acme_order WHERE id = $1`)
-	qSame  = db.SQL("acme.find_same_order", `SELECT id FROM acme_order
-		WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3 ORDER BY id DESC LIMIT 1`)
+	// What stands already, in one question: a same order that is open, and valid
+	// authorizations.
+	qStanding = db.SQL("acme.find_standing", `SELECT id, '' AS identifier, 0 AS wildcard, '' AS method, 0 AS expires_at, 0 AS subdomains
+			FROM (SELECT id FROM acme_order WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3
+				ORDER BY id DESC LIMIT 1) AS same
+		UNION ALL SELECT id, identifier, wildcard, method, expires_at, subdomains FROM acme_authz
+			WHERE account_id = $1 AND identifier = ANY($4::text[]) AND state = 'valid' AND expires_at > $5`)
 	qOpen = db.SQL("acme.count_open_orders", `SELECT count(*) FROM (SELECT 1 FROM acme_order
 		WHERE account_id = $1 AND state IN ('pending', 'ready') AND expires_at > $2 LIMIT $3) AS open`)
 	// An order that expired is invalid (see StateAt) and must not keep its
@@ -146,9 +151,12 @@ func (s *Server) order(m *message, id string) (Order, error) {
 	if !db.ValidID(id) {
 		return Order{}, noSuch("order")
 	}
-	o, err := GetOrder(m.ctx, s.db.Read(), id)
-	if err != nil {
-		return o, err
+	o, ok := s.recent.getOrder(m.acct.ID, id, m.now)
+	if !ok {
+		var err error
+		if o, err = GetOrder(m.ctx, s.db.Read(), id); err != nil {
+			return o, err
+		}
 	}
 	return o, m.mine("order", o.AccountID, o.CA)
 }
@@ -209,7 +217,7 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 		return nil, err
 	}
 	hash := o.requestHash()
-	same, err := s.openOrders(m, o, hash)
+	same, valid, err := s.standing(m, o, hash, profile)
 	if err != nil {
 		return nil, err
 	}
@@ -218,15 +226,15 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 			return s.orderReply(m, &o, http.StatusCreated)
 		}
 	}
+	if err := s.openOrders(m, o); err != nil {
+		return nil, err
+	}
 	if o.Replaces == "" {
 		if err := s.limits.newOrder(m.acct.ID, o.Identifiers, m.now); err != nil {
 			return nil, err
 		}
 	}
-	fresh, err := s.attach(m, o, profile)
-	if err != nil {
-		return nil, err
-	}
+	fresh := s.attach(m, o, profile, valid)
 	if err := s.storeOrder(m, o, hash, fresh); err != nil {
 		return nil, err
 	}
@@ -234,28 +242,46 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 	return s.orderReply(m, o, http.StatusCreated)
 }
 
-// openOrders returns the id of an open order that is the same as this one, or
-// "", and refuses when too many orders of the account are open, unless this one
-// replaces a certificate.
-func (s *Server) openOrders(m *message, o *Order, hash string) (same string, err error) {
-	same, err = db.Get(m.ctx, s.db.Read(), qSame, (*db.Row).Text, m.acct.ID, hash, m.now)
-	if err == nil || !errors.Is(err, db.ErrNotFound) {
-		return same, wrap("find same order", err)
+// standing returns the id of an open order that is the same as this one, or
+// "", and the valid authorizations that a new one can use.
+func (s *Server) standing(m *message, o *Order, hash string, p *Profile) (same string, valid held, err error) {
+	err = s.db.Read().All(m.ctx, qStanding, func(r *db.Row) error {
+		z := scanReusable(r)
+		if z.Method == "" {
+			same = z.ID
+			return nil
+		}
+		valid.add(m.ca, p, z)
+		return nil
+	}, m.acct.ID, hash, m.now, m.ca.authorizedBy(o.Identifiers), o.need(m.now))
+	return same, valid, wrap("find what stands for an order", err)
+}
+
+// need is until when an authorization must be valid to serve a new order.
+func (o *Order) need(now time.Time) time.Time {
+	if o.AutoRenewal != nil { // what renews itself must be authorized to its end
+		return o.AutoRenewal.EndDate.Time
 	}
+	return now.Add(reuseMargin)
+}
+
+// openOrders refuses when too many orders of the account are open, unless this
+// one replaces a certificate.
+func (s *Server) openOrders(m *message, o *Order) error {
 	most := s.limits.PendingOrders
 	if most <= 0 || s.open.add(m.acct.ID, most) || o.Replaces != "" {
-		return "", nil
+		return nil
 	}
 	n, err := db.Get(m.ctx, s.db.Read(), qOpen, (*db.Row).Int, m.acct.ID, m.now, most)
 	if err != nil {
-		return "", wrap("count open orders", err)
+		return wrap("count open orders", err)
 	}
 	if n >= most {
-		return "", ofAccount{fault.New(fault.RateLimited, "%d orders of this account are open, which is the most; finalize some, or let them expire", n).
+		return ofAccount{fault.New(fault.RateLimited, "%d orders of this account are open, which is the most; finalize some, or let them expire", n).
 			Retry(time.Minute)}
 	}
 	s.open.set(m.acct.ID, n+1)
-	return "", nil
+	return nil
 }
 
 // openBounds keeps an upper bound of the open orders of each account: what the
@@ -293,15 +319,7 @@ func (b *openBounds) set(account string, n int) {
 
 // attach gives the order a valid authorization for each identifier that has
 // one, and new ones, which it returns, for the others.
-func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization, error) {
-	need := m.now.Add(reuseMargin)
-	if o.AutoRenewal != nil { // what renews itself must be authorized to its end
-		need = o.AutoRenewal.EndDate.Time
-	}
-	valid, err := s.reusable(m, o.Identifiers, profile, need)
-	if err != nil {
-		return nil, err
-	}
+func (s *Server) attach(m *message, o *Order, profile *Profile, valid held) []Authorization {
 	var fresh []Authorization
 	made := map[pki.Identifier]bool{}
 	for _, id := range o.Identifiers {
@@ -326,7 +344,7 @@ func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization
 		fresh = append(fresh, z)
 		o.AuthzIDs = append(o.AuthzIDs, z.ID)
 	}
-	s.justInTime(m, fresh, need)
+	s.justInTime(m, fresh, o.need(m.now))
 	o.State = acme.OrderReady
 	for i := range fresh {
 		if fresh[i].State == acme.AuthorizationPending {
@@ -336,7 +354,7 @@ func (s *Server) attach(m *message, o *Order, profile *Profile) ([]Authorization
 			o.ExpiresAt = end
 		}
 	}
-	return fresh, nil
+	return fresh
 }
 
 // count adds a valid authorization to a new order, once.
@@ -372,11 +390,12 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 			return wrap("encode challenges", err)
 		}
 	}
-	identifiers := string(appendIdentifiers(nil, o.Identifiers))
+	identifiers, authzIDs := string(appendIdentifiers(nil, o.Identifiers)), string(authz)
 	renewal, err := o.renewalText()
 	if err != nil {
 		return err
 	}
+	s.recent.add(o, fresh, m.now)
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		if err := m.acct.policy.spend(m.ctx, tx, m); err != nil {
 			return err
@@ -384,8 +403,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		if o.Replaces != "" {
 			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
 		}
-		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), o.ID, o.AccountID, o.CA, o.State, o.Profile, o.ProfileHash,
-			identifiers, hash, string(authz), o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt, m.key.Thumbprint, renewal)
+		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), &o.ID, &o.AccountID, &o.CA, (*string)(&o.State), &o.Profile,
+			&o.ProfileHash, &identifiers, &hash, &authzIDs, o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt,
+			&m.key.Thumbprint, renewal)
 		for i := range fresh {
 			fresh[i].insert(tx, string(rows[i]))
 			if err := fresh[i].noteProved(tx, m.actor(), m.now); err != nil {
@@ -394,6 +414,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		}
 		return nil
 	})
+	if err != nil {
+		s.recent.drop(o.AccountID, o.ID)
+	}
 	if errors.Is(err, db.ErrConflict) && o.Replaces != "" {
 		return fault.New(fault.AlreadyReplaced, "the certificate is being replaced, or was replaced, by another order")
 	}

@@ -62,6 +62,7 @@ func (s *Server) Recover(ctx context.Context, claimedBefore time.Time) (int, err
 // replica was faster.
 func (s *Server) resume(ctx context.Context, o *Order) (taken bool, err error) {
 	w := &work{s: s, order: o, token: db.NewID(time.Now()), now: time.Now()}
+	defer s.recent.drop(o.AccountID, o.ID)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(ctx, qTakeOver, o.ID, o.claimToken, o.CertificateID, w.token, w.now)
 		if err != nil || n == 0 {

@@ -16,23 +16,25 @@ type postHandler func(m *message) (*httpd.Reply, error)
 func (s *Server) Routes(mux *httpd.Mux) {
 	g := mux.Group(acme.TypeURI, s.headers)
 	get := func(path string, h getHandler) { g.Handle("GET /acme/{ca}/"+path, s.get(h)) }
-	post := func(path string, who signer, h postHandler) {
-		g.Handle("POST /acme/{ca}/"+path, s.post(who, h))
+	route := func(path string, who signer, begins bool, h postHandler) {
+		g.Handle("POST /acme/{ca}/"+path, s.posted(who, begins, h))
 		g.Handle("GET /acme/{ca}/"+path, s.get(unsigned))
 	}
+	post := func(path string, who signer, h postHandler) { route(path, who, false, h) }
+	begin := func(path string, who signer, h postHandler) { route(path, who, true, h) }
 
 	get("directory", s.getDirectory)
 	get("new-nonce", s.getNonce)
 	get("renewal-info/{cert}", s.getRenewalInfo)
 
-	post("new-account", byKey, s.newAccount)
+	begin("new-account", byKey, s.newAccount)
 	post("account/{id}", byAccount, s.postAccount)
 	post("account/{id}/orders", byAccount, s.listOrders)
 	post("key-change", byAccount, s.keyChange)
-	post("new-order", byAccount, s.newOrder)
+	begin("new-order", byAccount, s.newOrder)
 	post("order/{id}", byAccount, s.postOrder)
 	post("order/{id}/finalize", byAccount, s.finalize)
-	post("new-authz", byAccount, s.newAuthz)
+	begin("new-authz", byAccount, s.newAuthz)
 	post("authz/{id}", byAccount, s.postAuthz)
 	post("challenge/{authz}/{type}", byAccount, s.postChallenge)
 	post("certificate/{id}", byAccount, s.getCertificate)

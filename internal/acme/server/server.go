@@ -97,6 +97,16 @@ type Config struct {
 	// become stale; 1 Mi.
 	NonceWindow int
 
+	// MaxBusy is how many requests may be at work at once before orders,
+	// accounts and authorizations are not begun any more but answered 503;
+	// negative: no bound; 96 per core, at least 256.
+	MaxBusy int
+
+	// RecentOrders is about how many open orders are kept in memory, so that a
+	// client's next request need not read them. Negative: none; 4,096, but none
+	// with RedeemForeign, for it is right only when this is the one process.
+	RecentOrders int
+
 	// Replica tells the nonces of this process from those of others that run
 	// at the same time; 0: a random one.
 	Replica uint32
@@ -216,7 +226,9 @@ type Server struct {
 	ops      ops
 	pool     *loop.Pool
 	open     openBounds
-	gate     gate
+	damper   damper
+	recent   *recentOrders
+	gate     *gate
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc
@@ -241,6 +253,7 @@ func New(cfg Config) (*Server, error) {
 		accounts: newAccountCache(), ops: newOps(cfg.Metrics),
 		pool: loop.NewPool(loop.PoolConfig{Name: "acme_validation", Workers: cfg.Workers, PerKey: max(cfg.Workers/2, 1),
 			Queue: cfg.Queue, Log: cfg.Log, Metrics: cfg.PoolMetrics}),
+		recent: newRecentOrders(cfg.RecentOrders), gate: newGate(cfg.MaxBusy),
 		validating: map[string]*validation{}, finalizing: map[string]chan struct{}{}}
 	for name, c := range cfg.CAs {
 		if s.cas[name], err = newAuthority(name, c, &s.cfg); err != nil {
@@ -301,6 +314,10 @@ func (c *Config) defaults() {
 	orDefault(&c.Queue, 4*c.Workers)
 	orDefault(&c.RenewalPoll, 6*time.Hour)
 	orDefault(&c.NonceWindow, 1<<20)
+	if c.RedeemForeign != nil {
+		c.RecentOrders = -1
+	}
+	orDefault(&c.RecentOrders, 4096)
 	for c.Replica == 0 {
 		var b [4]byte
 		rand.Read(b[:]) // never fails; see crypto/rand

@@ -1,0 +1,323 @@
+package ca
+
+import (
+	"bytes"
+	"maps"
+	"math/big"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zmap/zcrypto/encoding/asn1"
+	"github.com/zmap/zcrypto/x509"
+	"github.com/zmap/zcrypto/x509/pkix"
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"chancery/internal/pki"
+)
+
+// model is a certificate that passed every lint of a set. Of another one of
+// the same shape most bytes are the same, so it need not be taken apart and
+// judged from scratch: like walks its DER strictly, compares every part with
+// the model's, and looks only into those that may differ. What it returns is
+// what zcrypto's parser would have returned, but for the fingerprints, which
+// no lint reads.
+//
+// A certificate that like accepts has, beside all that is equal:
+//
+//   - the same extensions in the same order, equally critical; only
+//     subjectAltName, cRLDistributionPoints and subjectKeyIdentifier may have
+//     another value;
+//   - a subjectAltName of one or more dNSName (not empty, visible ASCII) and
+//     iPAddress (4 or 16 octets), nothing else;
+//   - one distribution point with one http URL and nothing else, if any;
+//   - both instants as UTCTime in the one form that DER allows;
+//   - a public key under the same AlgorithmIdentifier;
+//   - an empty subject if the model's is empty.
+//
+// The lints in settled ask for no more than that, and need not run again.
+type model struct {
+	cert       *x509.Certificate // never linted: parsed certificates keep caches
+	parts      parts
+	extensions []rawExtension
+	ids        []string // of the extensions, dotted
+	// No lint of the set takes effect or ends between the two.
+	from, until time.Time
+}
+
+// settled are the lints that pass for whatever model.like accepts.
+var settled = []string{
+	"e_ext_duplicate_extension", "e_cert_ext_invalid_der", "e_ext_cannot_be_empty_sequence", "e_distribution_point_incomplete",
+	"e_subject_info_access_marked_critical", "e_ext_san_dns_not_ia5_string", "e_ext_san_empty_name", "e_ext_san_no_entries",
+	"e_basic_constr_invalid_der", "e_tbs_signature_rsa_encryption_parameter_not_null", "e_sub_cert_crl_distribution_points_marked_critical",
+	"e_ext_san_not_critical_without_subject", "e_issuer_dn_country_not_printable_string", "e_crlissuer_must_not_be_present_in_cdp",
+	"e_ecdsa_allowed_ku", "e_cabf_ecc_allowed_key_usages", "e_ext_san_rfc822_format_invalid", "e_ext_san_rfc822_name_present",
+	"e_ext_san_uri_relative", "e_ext_san_uri_not_ia5", "e_ext_san_uri_host_not_fqdn_or_ip", "e_ext_san_uri_format_invalid",
+	"e_ext_san_uniform_resource_identifier_present", "e_ext_san_other_name_present", "e_ext_san_edi_party_name_present",
+	"e_ext_san_directory_name_present", "e_ext_san_registered_id_present", "e_ext_san_missing", "e_ext_san_space_dns_name",
+	"e_subject_empty_without_san", "e_sub_cert_crl_distribution_points_does_not_contain_url", "e_invalid_cps_uri", "e_ext_cert_policy_duplicate",
+	"e_utc_time_not_in_zulu", "e_utc_time_does_not_include_seconds", "e_wrong_time_format_pre2050", "e_generalized_time_includes_fraction_seconds",
+	"e_generalized_time_not_in_zulu", "e_generalized_time_does_not_include_seconds", "e_ext_ian_rfc822_format_invalid",
+	"e_ext_ian_uri_format_invalid", "e_ext_subject_directory_attr_critical", "e_ext_subject_key_identifier_critical",
+}
+
+// parts are the elements of a certificate, with their headers.
+type parts struct {
+	tbs, version, serial, algorithm, issuer, notBefore, notAfter, subject, key, keyAlgorithm, outer []byte
+	signature                                                                                       []byte // without the unused bits
+	extensions                                                                                      cryptobyte.String
+}
+
+// rawExtension is one extension: its identifier and criticality as encoded,
+// and its value.
+type rawExtension struct{ head, value []byte }
+
+// take reads one element of a tag into out, header included.
+func take(from *cryptobyte.String, out *[]byte, tag cbasn1.Tag) bool {
+	var s cryptobyte.String
+	if !from.ReadASN1Element(&s, tag) {
+		return false
+	}
+	*out = s
+	return true
+}
+
+// split takes a certificate apart. It knows version 3 without unique
+// identifiers and with extensions, and both instants as UTCTime.
+func split(der []byte) (p parts, ok bool) {
+	var cert, tbs, validity, key, sig cryptobyte.String
+	in := cryptobyte.String(der)
+	if !in.ReadASN1(&cert, cbasn1.SEQUENCE) || !in.Empty() || !take(&cert, &p.tbs, cbasn1.SEQUENCE) ||
+		!take(&cert, &p.outer, cbasn1.SEQUENCE) || !cert.ReadASN1(&sig, cbasn1.BIT_STRING) || !cert.Empty() || len(sig) < 2 || sig[0] != 0 {
+		return p, false
+	}
+	p.signature = sig[1:]
+	body := cryptobyte.String(p.tbs)
+	explicit := cbasn1.Tag(3).Constructed().ContextSpecific()
+	var wrapped cryptobyte.String
+	if !body.ReadASN1(&tbs, cbasn1.SEQUENCE) || !take(&tbs, &p.version, cbasn1.Tag(0).Constructed().ContextSpecific()) ||
+		!take(&tbs, &p.serial, cbasn1.INTEGER) || !take(&tbs, &p.algorithm, cbasn1.SEQUENCE) || !take(&tbs, &p.issuer, cbasn1.SEQUENCE) ||
+		!tbs.ReadASN1(&validity, cbasn1.SEQUENCE) || !take(&validity, &p.notBefore, cbasn1.UTCTime) ||
+		!take(&validity, &p.notAfter, cbasn1.UTCTime) || !validity.Empty() || !take(&tbs, &p.subject, cbasn1.SEQUENCE) ||
+		!take(&tbs, &p.key, cbasn1.SEQUENCE) || !tbs.ReadASN1(&wrapped, explicit) || !tbs.Empty() ||
+		!wrapped.ReadASN1(&p.extensions, cbasn1.SEQUENCE) || !wrapped.Empty() {
+		return p, false
+	}
+	spki := cryptobyte.String(p.key)
+	return p, spki.ReadASN1(&key, cbasn1.SEQUENCE) && take(&key, &p.keyAlgorithm, cbasn1.SEQUENCE)
+}
+
+// nextExtension reads one extension.
+func nextExtension(from *cryptobyte.String) (x rawExtension, ok bool) {
+	var ext, value cryptobyte.String
+	if !from.ReadASN1(&ext, cbasn1.SEQUENCE) {
+		return x, false
+	}
+	all := ext
+	if !ext.SkipASN1(cbasn1.OBJECT_IDENTIFIER) || !ext.SkipOptionalASN1(cbasn1.BOOLEAN) {
+		return x, false
+	}
+	x.head = all[:len(all)-len(ext)]
+	ok = ext.ReadASN1(&value, cbasn1.OCTET_STRING) && ext.Empty()
+	x.value = value
+	return x, ok
+}
+
+// newModel makes a model of a certificate that passed, or nil if it has a form
+// that no model covers.
+func newModel(der []byte, from, until time.Time) *model {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil
+	}
+	m := &model{cert: cert, from: from, until: until}
+	var ok bool
+	if m.parts, ok = split(der); !ok {
+		return nil
+	}
+	for rest := m.parts.extensions; !rest.Empty(); {
+		x, ok := nextExtension(&rest)
+		if !ok {
+			return nil
+		}
+		m.extensions = append(m.extensions, x)
+	}
+	if len(m.extensions) != len(cert.Extensions) {
+		return nil
+	}
+	for _, e := range cert.Extensions {
+		m.ids = append(m.ids, e.Id.String())
+	}
+	if m.like(der) == nil {
+		return nil
+	}
+	return m
+}
+
+// like returns der parsed, if it differs from the model only where it may.
+func (m *model) like(der []byte) *x509.Certificate {
+	p, ok := split(der)
+	w := &m.parts
+	if !ok || !bytes.Equal(p.version, w.version) || !bytes.Equal(p.algorithm, w.algorithm) || !bytes.Equal(p.outer, w.outer) ||
+		!bytes.Equal(p.issuer, w.issuer) || !bytes.Equal(p.keyAlgorithm, w.keyAlgorithm) || bytes.Equal(p.subject, p.issuer) {
+		return nil
+	}
+	c := new(x509.Certificate)
+	*c = *m.cert
+	c.Raw, c.RawTBSCertificate, c.RawSubjectPublicKeyInfo, c.RawSubject, c.RawIssuer = der, p.tbs, p.key, p.subject, p.issuer
+	c.Signature = p.signature
+	if !m.period(c, &p) || !serial(c, p.serial) || !m.subject(c, p.subject) || !m.extend(c, p.extensions) {
+		return nil
+	}
+	if bytes.Equal(p.key, w.key) || c.PublicKey == nil {
+		return c
+	}
+	var err error
+	if c.PublicKey, err = x509.ParsePKIXPublicKey(p.key); err != nil {
+		return nil
+	}
+	return c
+}
+
+// period reads the instants, which must lie where the same rules are in force.
+func (m *model) period(c *x509.Certificate, p *parts) bool {
+	var ok [2]bool
+	c.NotBefore, ok[0] = utcTime(p.notBefore)
+	c.NotAfter, ok[1] = utcTime(p.notAfter)
+	c.ValidityPeriod = int(c.NotAfter.Sub(c.NotBefore).Seconds())
+	return ok[0] && ok[1] && !c.NotBefore.Before(m.from) && c.NotBefore.Before(m.until)
+}
+
+// utcTime reads "YYMMDDHHMMSSZ", the only form of a UTCTime in DER.
+func utcTime(der []byte) (t time.Time, ok bool) {
+	const form = "060102150405Z"
+	text := string(der[2:])
+	if len(text) != len(form) || strings.Trim(text[:12], "0123456789") != "" || text[12] != 'Z' {
+		return t, false
+	}
+	t, err := time.Parse(form, text)
+	if err == nil && t.Year() >= 2050 {
+		t = t.AddDate(-100, 0, 0)
+	}
+	return t, err == nil && t.Format(form) == text
+}
+
+// serial reads a positive INTEGER.
+func serial(c *x509.Certificate, der []byte) bool {
+	b := der[2:]
+	if len(b) == 0 || len(b) > 20 || b[0]&0x80 != 0 || len(b) > 1 && b[0] == 0 && b[1]&0x80 == 0 {
+		return false
+	}
+	c.SerialNumber = new(big.Int).SetBytes(b)
+	return true
+}
+
+// subject reads a subject that is not the model's.
+func (m *model) subject(c *x509.Certificate, der []byte) bool {
+	if bytes.Equal(der, m.parts.subject) {
+		return true
+	}
+	if len(der) <= 2 || len(m.parts.subject) <= 2 {
+		return false
+	}
+	var rdns pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(der, &rdns); err != nil || len(rest) > 0 {
+		return false
+	}
+	c.Subject = pkix.Name{}
+	c.Subject.FillFromRDNSequence(&rdns)
+	return true
+}
+
+// extend reads the extensions whose values differ from the model's.
+func (m *model) extend(c *x509.Certificate, rest cryptobyte.String) bool {
+	c.Extensions, c.ExtensionsMap = slices.Clone(m.cert.Extensions), maps.Clone(m.cert.ExtensionsMap)
+	for i := range m.extensions {
+		x, ok := nextExtension(&rest)
+		if !ok || !bytes.Equal(x.head, m.extensions[i].head) {
+			return false
+		}
+		e := &c.Extensions[i]
+		e.Value = x.value
+		c.ExtensionsMap[m.ids[i]] = *e
+		switch m.ids[i] {
+		case "2.5.29.17":
+			ok = names(c, x.value)
+		case "2.5.29.31":
+			ok = point(c, x.value)
+		case "2.5.29.14":
+			var id cryptobyte.String
+			v := cryptobyte.String(x.value)
+			ok = v.ReadASN1(&id, cbasn1.OCTET_STRING) && v.Empty()
+			c.SubjectKeyId = id
+		default:
+			ok = bytes.Equal(x.value, m.extensions[i].value)
+		}
+		if !ok {
+			return false
+		}
+	}
+	return rest.Empty()
+}
+
+// names reads a subjectAltName of names and addresses.
+func names(c *x509.Certificate, value []byte) bool {
+	const dns, ip = cbasn1.Tag(2 | 0x80), cbasn1.Tag(7 | 0x80)
+	c.DNSNames, c.IPAddresses = nil, nil
+	v := cryptobyte.String(value)
+	var list cryptobyte.String
+	if !v.ReadASN1(&list, cbasn1.SEQUENCE) || !v.Empty() || list.Empty() {
+		return false
+	}
+	for !list.Empty() {
+		var name cryptobyte.String
+		var tag cbasn1.Tag
+		switch {
+		case !list.ReadAnyASN1(&name, &tag):
+			return false
+		case tag == dns && visible(name):
+			c.DNSNames = append(c.DNSNames, string(name))
+		case tag == ip && (len(name) == net.IPv4len || len(name) == net.IPv6len):
+			c.IPAddresses = append(c.IPAddresses, net.IP(name))
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// visible reports whether b is not empty and visible ASCII.
+func visible(b []byte) bool {
+	for _, ch := range b {
+		if ch <= ' ' || ch > '~' {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// point reads cRLDistributionPoints with one URL and nothing else.
+func point(c *x509.Certificate, value []byte) bool {
+	const inner = cbasn1.Tag(0 | 0x80 | 0x20)
+	v := cryptobyte.String(value)
+	var list, dp, name, full, url cryptobyte.String
+	if !v.ReadASN1(&list, cbasn1.SEQUENCE) || !v.Empty() || !list.ReadASN1(&dp, cbasn1.SEQUENCE) || !list.Empty() ||
+		!dp.ReadASN1(&name, inner) || !dp.Empty() || !name.ReadASN1(&full, inner) || !name.Empty() ||
+		!full.ReadASN1(&url, cbasn1.Tag(6|0x80)) || !full.Empty() || !visible(url) || !strings.HasPrefix(string(url), "http://") {
+		return false
+	}
+	c.CRLDistributionPoints = []string{string(url)}
+	return true
+}
+
+// modelKey tells for which certificates a model is looked up. It need not be
+// exact, for the model compares.
+type modelKey struct {
+	encoder    *pki.Encoder
+	key        pki.KeyType
+	commonName bool
+	mustStaple bool
+	extras     int
+}
