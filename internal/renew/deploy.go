@@ -19,7 +19,7 @@ type Place struct {
 	// is called by one batch at a time in the whole fleet.
 	Run func(ctx context.Context, items []deploy.Item) []deploy.Outcome
 
-	Collect  time.Duration // how long the first item of a batch waits for others; 0 = not at all
+	Collect time.Duration // how long the first item of a batch waits for others; 0 = not at all
 	// NextOpen returns the first instant from now on at which the target may be
 	// changed; nil = always. Urgent certificates do not wait for it.
 	NextOpen func(now time.Time) time.Time

@@ -2,4 +2,6 @@ package renew
 
 import "context"
 
-func (e *Engine) endDrillItem(ctx context.Context, l lease, m *Managed, w *issuance) error { return nil }
+func (e *Engine) endDrillItem(ctx context.Context, l lease, m *Managed, w *issuance) error {
+	return nil
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -140,9 +141,11 @@ func (e *Engine) Wake() {
 }
 
 // How long Run sleeps at most, and at least between two looks: completions
-// within the latter share one claim.
+// within the latter share one claim. Rows that another replica writes are seen
+// after maxPause, because nobody wakes this one.
 const (
 	maxSleep = 30 * time.Second
+	maxPause = time.Second
 	minSleep = 10 * time.Millisecond
 	retry    = time.Second // after a failed look, or for a cap that others use up
 )
@@ -172,8 +175,11 @@ func (e *Engine) Run(ctx context.Context) error {
 // sleep waits until at, a wake-up or the end.
 func (e *Engine) sleep(ctx context.Context, at time.Time) {
 	d := maxSleep
+	if e.db.Engine() == db.Postgres {
+		d = maxPause
+	}
 	if !at.IsZero() {
-		d = min(max(at.Sub(e.now()), minSleep), maxSleep)
+		d = min(max(at.Sub(e.now()), minSleep), d)
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -446,3 +452,6 @@ func (e *Engine) fallbackOf(ctx context.Context, names []string, but string, up 
 
 // random returns a number in [0,1).
 func random() float64 { return rand.Float64() }
+
+// sortedKeys returns the keys of a set in order.
+func sortedKeys(m map[string]bool) []string { return slices.Sorted(maps.Keys(m)) }

@@ -25,8 +25,8 @@ var (
 	qLive = db.SQL("renew.update_live", `UPDATE managed SET state = $2, live_id = $3, work_id = NULL, certificate_id = $4, issued_by = $5, ari_id = $6,
 		not_before = $7, not_after = $8, renew_at = $9, ask_at = $10, window_start = $11, window_end = $12, explanation = '', provider = '', attempts = 0,
 		error_class = '', error = '', failed_at = NULL, urgent = $14, updated_at = $13 WHERE id = $1`)
-	qWindow = db.SQL("renew.update_window", `UPDATE managed SET renew_at = $2, ask_at = $3, window_start = $4, window_end = $5, explanation = $6, urgent = $7 WHERE id = $1`)
-	qSettle = db.SQL("renew.update_idle", `UPDATE managed SET state = 'idle', urgent = 0, updated_at = $2 WHERE id = $1 AND state IN ('verified', 'deploying')`)
+	qWindow  = db.SQL("renew.update_window", `UPDATE managed SET renew_at = $2, ask_at = $3, window_start = $4, window_end = $5, explanation = $6, urgent = $7 WHERE id = $1`)
+	qSettle  = db.SQL("renew.update_idle", `UPDATE managed SET state = 'idle', urgent = 0, updated_at = $2 WHERE id = $1 AND state IN ('verified', 'deploying')`)
 	qTrialed = db.SQL("renew.update_trialed", `UPDATE managed SET state = 'due', work_id = NULL, attempts = $2, updated_at = $3 WHERE id = $1`)
 )
 

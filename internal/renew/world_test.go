@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/x509"
 	"os"
 	"path/filepath"
@@ -11,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"chancery/internal/audit"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
+	"chancery/internal/deploy"
 	"chancery/internal/inventory"
 	"chancery/internal/issuer"
 	"chancery/internal/issuer/local"
@@ -170,4 +173,63 @@ func (w *world) mustHold(t testing.TB) {
 	defer f.Close()
 	_, _, err = ca.Check(context.Background(), w.db.Read(), f, func(f ca.Finding) { t.Errorf("%+v", f) })
 	must(t, err)
+}
+
+type (
+	deployItem    = deploy.Item
+	deployOutcome = deploy.Outcome
+)
+
+// otherRequest is r for another key, or for other names.
+func (w *world) otherRequest(r *issuer.Request, key bool) (*issuer.Request, error) {
+	k, err := keys.Generate(pki.P256)
+	if err != nil {
+		return nil, err
+	}
+	name := "other.example.test"
+	if key {
+		name = r.Identifiers[0].Value
+	}
+	o := *r
+	o.CSR, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{name}}, k)
+	return &o, err
+}
+
+// journal counts entries of a kind.
+func (w *world) journal(t testing.TB, kind audit.Kind) (n int) {
+	t.Helper()
+	ctx := context.Background()
+	for {
+		placed, err := audit.Sequence(ctx, w.db, 1000)
+		must(t, err)
+		if placed == 0 {
+			break
+		}
+	}
+	records, err := audit.Follow(ctx, w.db.Read(), 0, 10000)
+	must(t, err)
+	for _, r := range records {
+		if r.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// untilLane polls the lane of an issuer until ok holds.
+func (w *world) untilLane(t testing.TB, name string, ok func(l renew.LaneView) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		lanes, err := w.engine.Lanes(context.Background())
+		must(t, err)
+		for _, l := range lanes {
+			if l.Name == name && ok(l) {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the lane of %s: %+v", name, lanes)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
