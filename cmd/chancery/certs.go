@@ -31,10 +31,10 @@ const queryHelp = `A QUERY is a list of terms, all of which must fit:
 
 // newCerts is `chancery certs`.
 func newCerts(e env) *cobra.Command {
-	cmd := group("certs", "List, show, download, export and revoke certificates",
+	cmd := group("certs", "List, show, download, export, explain and revoke certificates",
 		"Work with certificates.\n\n"+queryHelp+"\n\nA REF is an id, a serial number, or a name that one issued certificate has.")
 	c := connect(e, cmd)
-	cmd.AddCommand(certsList(c), certsShow(c), certsGet(c), certsExport(c), certsRevoke(c))
+	cmd.AddCommand(certsList(c), certsShow(c), certsGet(c), certsExport(c), certsExplain(c), certsRevoke(c))
 	return cmd
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chancery/internal/app"
 	"chancery/internal/config"
 )
 
@@ -20,11 +21,11 @@ func newConfig(e env) *cobra.Command {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to do: check, print, doc or token")
+			return usagef("name what to do: check, print, doc, kinds or token")
 		},
 	}
 	cmd.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file` (default: $CHANCERY_CONFIG, or none)")
-	cmd.AddCommand(configCheck(e, &path), configPrint(e, &path), configDoc(e), newToken(e))
+	cmd.AddCommand(configCheck(e, &path), configPrint(e, &path), configDoc(e), configKinds(e), newToken(e))
 	return cmd
 }
 
@@ -87,6 +88,9 @@ func loadConfig(e env, path string) (*config.Config, error) {
 	}
 	if found := c.Check(); len(found) > 0 {
 		return nil, badConfig(e, path, errors.Join(found...))
+	}
+	if err := app.CheckKinds(c); err != nil {
+		return nil, badConfig(e, path, err)
 	}
 	return c, nil
 }

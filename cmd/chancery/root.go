@@ -68,7 +68,7 @@ type section struct {
 func sections(e env) []section {
 	return []section{
 		{"Run", []*cobra.Command{newDev(e), newServe(e)}},
-		{"Use", []*cobra.Command{newCerts(e), newCA(e), newACME(e), newScan(e), newAudit(e)}},
+		{"Use", []*cobra.Command{newCerts(e), newOrder(e), newRenew(e), newQueue(e), newCA(e), newACME(e), newScan(e), newAudit(e)}},
 		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e), newBackup(e), newRestore(e), newMigrate(e)}},
 		{"Measure", []*cobra.Command{newBench(e)}},
 		{"About", []*cobra.Command{newCompletion(e), newMan(e), newVersion(e)}},

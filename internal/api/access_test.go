@@ -53,7 +53,8 @@ var (
 	open    = []string{"get-health", "get-version", "get-openapi"}
 	mayRead = []string{"list-certificates", "get-certificate", "download-certificate", "list-authorities", "get-authority",
 		"list-profiles", "get-profile", "list-journal", "verify-journal", "get-summary",
-		"list-accounts", "get-account", "list-orders", "get-order"}
+		"list-accounts", "get-account", "list-orders", "get-order",
+		"list-managed", "get-managed", "explain-managed", "list-queues", "plan-renewals", "list-drift", "list-drills", "get-drill"}
 )
 
 // TestWhatEachRoleMustNotDo calls every operation as everybody.

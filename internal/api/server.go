@@ -17,6 +17,7 @@ import (
 	"chancery/internal/httpd"
 	"chancery/internal/keys"
 	"chancery/internal/obs"
+	"chancery/internal/renew"
 )
 
 // Config is what a Server needs.
@@ -30,6 +31,9 @@ type Config struct {
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
+
+	// Renew keeps managed certificates.
+	Renew *renew.Engine
 
 	// Secrets seals what is stored encrypted: external account binding keys.
 	Secrets *keys.Sealer
@@ -92,6 +96,8 @@ func (s *Server) registerAll() {
 	s.authorities()
 	s.profiles()
 	s.acme()
+	s.managed()
+	s.queues()
 	s.tokenOperations()
 	s.journal()
 	s.about()

@@ -24,6 +24,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/renew"
 	"chancery/internal/status"
 )
 
@@ -63,6 +64,7 @@ type App struct {
 	acme      *server.Server
 	status    *status.Service
 	checker   *ca.Checker
+	renew     *renew.Engine
 	api       *api.Server
 	https     *httpsCert
 }
@@ -163,6 +165,9 @@ func (a *App) Run(ctx context.Context) error {
 	background, _ := errgroup.WithContext(loopCtx)
 	for _, l := range a.backgroundLoops() {
 		background.Go(func() error { return l.Run(loopCtx) })
+	}
+	if a.renews() {
+		background.Go(func() error { return a.renew.Run(loopCtx) })
 	}
 	for _, l := range listeners {
 		servers.Go(func() error { return l.server.Run(serveCtx, l.ln) })
@@ -292,6 +297,7 @@ func (a *App) backgroundLoops() []loop.Every {
 		}),
 		every("app.https_certificate", time.Hour, a.https.tick),
 	}
+	loops = append(loops, a.renewLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

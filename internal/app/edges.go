@@ -32,10 +32,13 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if err := a.openACME(registered); err != nil {
 		return err
 	}
+	if err := a.openRenew(registered); err != nil {
+		return err
+	}
 	if _, err := token.EnsureAdmin(ctx, a.db, a.paths.adminToken(), time.Now()); err != nil {
 		return err
 	}
-	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
+	a.api, err = api.New(api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(), Renew: a.renew,
 		Build: a.opts.Build, Log: a.log, Changed: a.changed})
 	if err != nil {
 		return err

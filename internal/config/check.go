@@ -20,6 +20,7 @@ func (c *Config) Check() []error {
 	k.acme()
 	k.validation()
 	k.status()
+	k.plugins()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}

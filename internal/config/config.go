@@ -41,6 +41,17 @@ type Config struct {
 	// "unlimited". What exceeds one is refused with 429 and Retry-After.
 	Limits Limits `toml:"limits"`
 
+	// One table per issuer that certificates are obtained from. NAME is what
+	// managed certificates call it.
+	Issuer map[string]Issuer `toml:"issuer"`
+
+	// One table per place that certificates are deployed to. NAME is what
+	// managed certificates call it.
+	Target map[string]Target `toml:"target"`
+
+	// How certificates are renewed.
+	Renew Renew `toml:"renew"`
+
 	// OCSP, CRLs, and where they go.
 	Status Status `toml:"status"`
 

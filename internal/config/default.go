@@ -61,6 +61,9 @@ func Default() *Config {
 			VerificationsPerIP:     Rate{Count: 30000, Per: time.Minute, Burst: 10000},
 			PendingOrders:          1000,
 		},
+		Issuer: map[string]Issuer{},
+		Target: map[string]Target{},
+		Renew:  Renew{Lease: 5 * time.Minute, CheckWorkers: 16},
 		Status: Status{
 			OCSPValidity: 4 * day,
 			OCSPLiveRate: 200,

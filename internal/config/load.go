@@ -154,6 +154,7 @@ func (b *binder) table(dst reflect.Value, n *node, prefix, path string) {
 		child, key := n.table[name], join(prefix, name)
 		src := Source{File: path, Line: child.line}
 		switch field, ok := fieldOf(dst.Type(), name); {
+		case !ok && child.table == nil && collect(dst, name, key, path, child):
 		case !ok:
 			b.fail(src, key, "unknown key%s", hint(name, keysOf(dst.Type())))
 		case child.table != nil && isMap(field.Type):
@@ -208,6 +209,10 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultCA()
 	case *Profile:
 		*p = DefaultProfile()
+	case *Issuer:
+		*p = DefaultIssuer()
+	case *Target:
+		*p = DefaultTarget()
 	}
 	return v
 }

@@ -15,7 +15,7 @@ import (
 // source is the text of the structs above. The manual is made from it when it
 // is asked for, so that it cannot be out of date.
 //
-//go:embed config.go profile.go status.go
+//go:embed config.go plugin.go profile.go status.go
 var source embed.FS
 
 // Manual returns the reference of every section and key, as Markdown.
@@ -57,6 +57,9 @@ Durations are written "90s", "15m", "12h", "7d"; sizes "64KB", "10MB" (powers of
 // manualSection writes the keys of one section.
 func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Value, docs map[string]string) {
 	for f := range t.Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		key := f.Tag.Get("toml")
 		env := EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_")+"_"+key)
 		fmt.Fprintf(b, "\n### %s\n\n%s\n\n", key, docs[t.Name()+"."+f.Name])
@@ -76,7 +79,7 @@ func rangeText(f reflect.StructField) string {
 // fieldDocs returns the comment of every struct field, by "Type.Field".
 func fieldDocs() (map[string]string, error) {
 	docs := map[string]string{}
-	for _, file := range []string{"config.go", "profile.go", "status.go"} {
+	for _, file := range []string{"config.go", "plugin.go", "profile.go", "status.go"} {
 		text, err := source.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"io"
-	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -26,9 +25,10 @@ func (c *Config) Print(w io.Writer) error {
 			p.section(name, v)
 			continue
 		}
-		entries := v.Interface()
-		for _, entry := range slices.SortedFunc(mapKeys(entries), strings.Compare) {
-			p.section(name+"."+entry, v.MapIndex(reflect.ValueOf(entry)))
+		for _, entry := range mapKeys(v) {
+			section := reflect.New(f.Type.Elem()).Elem()
+			section.Set(v.MapIndex(reflect.ValueOf(entry)))
+			p.section(name+"."+entry, section)
 		}
 	}
 	if _, err := io.WriteString(w, p.b.String()); err != nil {
@@ -37,15 +37,14 @@ func (c *Config) Print(w io.Writer) error {
 	return nil
 }
 
-// mapKeys returns the names of a map section.
-func mapKeys(m any) func(func(string) bool) {
-	switch m := m.(type) {
-	case map[string]CA:
-		return maps.Keys(m)
-	case map[string]Profile:
-		return maps.Keys(m)
+// mapKeys returns the names of a map section, in order.
+func mapKeys(m reflect.Value) []string {
+	var names []string
+	for _, k := range m.MapKeys() {
+		names = append(names, k.String())
 	}
-	return func(func(string) bool) {}
+	slices.Sort(names)
+	return names
 }
 
 // printer builds the text.
@@ -61,12 +60,23 @@ func (p *printer) section(name string, v reflect.Value) {
 	}
 	fmt.Fprintf(&p.b, "[%s]\n", name)
 	for f := range v.Type().Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		key := f.Tag.Get("toml")
 		line := key + " = " + literal(v.FieldByIndex(f.Index), f)
 		if src := p.c.sources[name+"."+key]; src != (Source{}) {
 			line += " # " + src.String()
 		}
 		p.b.WriteString(line + "\n")
+	}
+	if !v.CanAddr() {
+		return
+	}
+	if plug, ok := v.Addr().Interface().(plugin); ok {
+		for _, line := range plug.more().plain() {
+			p.b.WriteString(line + "\n")
+		}
 	}
 }
 

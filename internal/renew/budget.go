@@ -15,6 +15,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/limit"
+	"chancery/internal/loop"
 	"chancery/internal/pki"
 )
 
@@ -143,6 +144,24 @@ var (
 	qBudgetSpend  = db.SQL("renew.update_budget", `UPDATE renew_budget SET tat = $4 WHERE issuer = $1 AND budget = $2 AND subject = $3`)
 	qBudgetPurge  = db.SQL("renew.delete_budgets", `DELETE FROM renew_budget WHERE issuer = $1 AND budget = $2 AND tat < $3`)
 )
+
+// Tidy forgets budgets that are full again.
+func (e *Engine) Tidy(ctx context.Context) (loop.Count, error) {
+	n, now := 0, e.now()
+	for name, i := range e.issuers {
+		for _, b := range i.Budgets {
+			err := e.db.Write(ctx, func(tx *db.Tx) error {
+				gone, err := tx.Exec(ctx, qBudgetPurge, name, b.Name, now.Add(-time.Hour).UnixNano())
+				n += int(gone)
+				return err
+			})
+			if err != nil {
+				return loop.Count{Done: n}, fmt.Errorf("forget budgets: %w", err)
+			}
+		}
+	}
+	return loop.Count{Done: n}, nil
+}
 
 // overspent is what a budget answers when it is used up.
 type overspent struct {

@@ -36,6 +36,9 @@ func (e *Engine) fail(ctx context.Context, l lease, m *Managed, w *issuance, cau
 	f := failure{class: cause.Class, retryAfter: cause.RetryAfter, provider: cause.Provider, attempts: m.Attempts + 1, left: m.left(now),
 		trial: w.Trial, staging: e.issuer(l.ca).Staging != "", random: random()}
 	v := decide(f)
+	if m.DrillID != "" && v.blames {
+		v.stop = true // a rehearsal counts it and goes on
+	}
 	fault.Point("renew.before_fail")
 	err := e.db.Write(ctx, func(tx *db.Tx) error {
 		lane, err := e.bookFailure(ctx, tx, w.Issuer, v, cause, now)
@@ -97,6 +100,9 @@ func (e *Engine) storeFailure(ctx context.Context, tx *db.Tx, l lease, m *Manage
 	l.release(tx, at, k, l.ca, attempts)
 	tx.Queue(qFailed, nil, m.ID, string(state), work, attempts, string(cause.Class), clip(cause.Err.Error()), now, v.provider)
 	what := fmt.Sprintf("%s at %s: %s", cause.Class, w.Issuer, clip(cause.Err.Error()))
+	if v.stop && m.DrillID != "" {
+		return nil
+	}
 	if v.stop {
 		record(tx, m.ID, now, "stop", what+"; nothing more happens until somebody changes something and says `chancery renew now "+m.Name+"`")
 		return audit.Append(tx, audit.Entry{At: now, Kind: "managed.stop", Actor: "system", Subject: "managed:" + m.ID,

@@ -1,0 +1,231 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"chancery/internal/acme/server"
+	"chancery/internal/ca"
+	"chancery/internal/config"
+	"chancery/internal/deploy"
+	"chancery/internal/fault"
+	"chancery/internal/inventory"
+	"chancery/internal/issuer"
+	"chancery/internal/issuer/local"
+	"chancery/internal/limit"
+	"chancery/internal/loop"
+	"chancery/internal/renew"
+)
+
+// openRenew prepares the renewal engine with every configured issuer and
+// target.
+func (a *App) openRenew(registered map[string]*ca.Profile) error {
+	issuers, err := a.openIssuers(registered)
+	if err != nil {
+		return err
+	}
+	targets, err := a.openTargets()
+	if err != nil {
+		return err
+	}
+	a.renew = renew.New(renew.Config{DB: a.db, Inventory: inventory.New(a.db), Secrets: a.keys.Sealer(), Issuers: issuers, Targets: targets,
+		Lease: a.cfg.Renew.Lease, CheckWorkers: a.cfg.Renew.CheckWorkers, Metrics: a.metrics, Log: a.log})
+	return nil
+}
+
+// openIssuers opens the [issuer.NAME] sections.
+func (a *App) openIssuers(registered map[string]*ca.Profile) (map[string]*renew.Issuer, error) {
+	kinds := issuerKinds(local.Authorities{Service: a.ca,
+		Describe: func(name string) (ca.OperatorConfig, error) { return describeCA(a.cfg, registered, name) },
+		OnIssue:  func(_ context.Context, c *ca.Certificate) { a.status.Issued(c) }})
+	secrets := renew.Secrets{DB: a.db, Sealer: a.keys.Sealer()}
+	out := map[string]*renew.Issuer{}
+	for name, c := range a.cfg.Issuer {
+		kind, settings, err := bindIssuer(kinds, name, &c)
+		if err != nil {
+			return nil, err
+		}
+		opened, err := kind.Open(issuer.Env{Name: name, Log: a.log.With("issuer", name),
+			Keep: func(ctx context.Context, item string, value []byte) error { return secrets.Keep(ctx, name, item, value) },
+			Kept: func(ctx context.Context, item string) ([]byte, error) { return secrets.Kept(ctx, name, item) }}, settings)
+		if err != nil {
+			return nil, err
+		}
+		budgets, err := budgets(&c)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = &renew.Issuer{Issuer: opened, Own: kind.Name == "local", Workers: c.Workers, Budgets: budgets, Fallbacks: c.Fallbacks,
+			FallbackAfter: c.FallbackAfter, Staging: c.Staging, Timeout: c.Timeout}
+	}
+	return out, nil
+}
+
+// bindIssuer finds the kind of a section and reads its settings.
+func bindIssuer(kinds []issuer.Kind, name string, c *config.Issuer) (issuer.Kind, any, error) {
+	var known []string
+	for _, k := range kinds {
+		if k.Name == c.Kind {
+			settings := k.Config()
+			return k, settings, c.Bind(name, settings)
+		}
+		known = append(known, k.Name)
+	}
+	return issuer.Kind{}, nil, fault.New(fault.Invalid, "issuer.%s.kind: %q is none of %s", name, c.Kind, strings.Join(known, ", "))
+}
+
+// budgets are the published limits of an issuer, with the operator's own.
+func budgets(c *config.Issuer) ([]renew.Budget, error) {
+	out, err := renew.Preset(string(c.Limits))
+	if err != nil || c.Orders.Count == 0 {
+		return out, err
+	}
+	out = slices.DeleteFunc(out, func(b renew.Budget) bool { return b.Scope == limit.PerAccount })
+	return append(out, renew.Budget{Name: "orders", Scope: limit.PerAccount,
+		Rate: limit.Rate{Count: c.Orders.Count, Per: c.Orders.Per, Burst: c.Orders.Burst}}), nil
+}
+
+// describeCA is what holds for certificates that the operator answers for:
+// everything that holds for those of ACME clients, but the validation.
+func describeCA(cfg *config.Config, registered map[string]*ca.Profile, name string) (out ca.OperatorConfig, err error) {
+	c, ok := cfg.CA[name]
+	if !ok {
+		return out, fault.New(fault.Invalid, "there is no [ca.%s]; there are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.CA)), ", "))
+	}
+	out = ca.OperatorConfig{Profiles: map[string]*ca.Profile{}, Default: c.DefaultProfile, ProfileAlso: map[string]ca.NameRule{}}
+	if out.Default == "" {
+		out.Default = c.Profiles[0]
+	}
+	policy, err := namePolicy(c.AllowNames, c.DenyNames, c.NamesShadow)
+	if err != nil {
+		return out, err
+	}
+	out.Also = append(out.Also, rule("CA "+name, policy))
+	for _, p := range c.Profiles {
+		section := cfg.Profile[p]
+		policy, err := namePolicy(section.AllowNames, section.DenyNames, section.NamesShadow)
+		if err != nil {
+			return out, err
+		}
+		out.Profiles[p], out.ProfileAlso[p] = registered[p], rule("profile "+p, policy)
+	}
+	return out, nil
+}
+
+// rule is a policy that holds; one that is only tried refuses nothing.
+func rule(of string, p server.NamePolicy) ca.NameRule {
+	if p.Shadow {
+		return ca.NameRule{Of: of}
+	}
+	return ca.NameRule{Of: of, Allow: p.Allow, Deny: p.Deny}
+}
+
+// openTargets opens the [target.NAME] sections.
+func (a *App) openTargets() (map[string]*renew.Place, error) {
+	out := map[string]*renew.Place{}
+	for name, c := range a.cfg.Target {
+		_, _, err := bindTarget(targetKinds(), name, &c)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// bindTarget finds the kind of a section and reads its settings.
+func bindTarget(kinds []deploy.Kind, name string, c *config.Target) (deploy.Kind, any, error) {
+	known := []string{}
+	for _, k := range kinds {
+		if k.Name == c.Kind {
+			settings := k.Config()
+			return k, settings, c.Bind(name, settings)
+		}
+		known = append(known, k.Name)
+	}
+	return deploy.Kind{}, nil, fault.New(fault.Invalid, "target.%s.kind: %q is none of the kinds of this build (%s)", name, c.Kind, strings.Join(known, ", "))
+}
+
+// CheckKinds reports what is wrong with the settings of plug-ins: unknown kinds
+// and keys, values of the wrong type. It opens nothing.
+func CheckKinds(cfg *config.Config) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(cfg.Issuer)) {
+		c := cfg.Issuer[name]
+		_, _, err := bindIssuer(issuerKinds(local.Authorities{}), name, &c)
+		errs = append(errs, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Target)) {
+		c := cfg.Target[name]
+		_, _, err := bindTarget(targetKinds(), name, &c)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Setting is one key of a kind.
+type Setting struct{ Key, Type, Default, Doc string }
+
+// KindDoc describes one plug-in.
+type KindDoc struct {
+	Section  string // "issuer" or "target"
+	Name     string
+	Doc      string
+	Settings []Setting
+}
+
+// Kinds describes every plug-in and its keys.
+func Kinds() []KindDoc {
+	var out []KindDoc
+	for _, k := range issuerKinds(local.Authorities{}) {
+		out = append(out, KindDoc{"issuer", k.Name, k.Doc, settingsOf(k.Config())})
+	}
+	for _, k := range targetKinds() {
+		out = append(out, KindDoc{"target", k.Name, k.Doc, settingsOf(k.Config())})
+	}
+	return out
+}
+
+// settingsOf reads the tags of a kind's configuration.
+func settingsOf(config any) []Setting {
+	var out []Setting
+	v := reflect.ValueOf(config).Elem()
+	for f := range v.Type().Fields() {
+		if key := f.Tag.Get("toml"); key != "" {
+			out = append(out, Setting{key, f.Type.String(), fmt.Sprint(v.FieldByIndex(f.Index).Interface()), f.Tag.Get("doc")})
+		}
+	}
+	return out
+}
+
+// renews reports whether this process runs the renewal engine.
+func (a *App) renews() bool { return slices.Contains(a.cfg.Server.Roles, config.RoleRenew) }
+
+// renewLoops are the small chores beside the engine.
+func (a *App) renewLoops() []loop.Every {
+	if !a.renews() {
+		return nil
+	}
+	every := func(name string, interval time.Duration, tick loop.Tick) loop.Every {
+		return loop.Every{Name: name, Interval: interval, Tick: tick, Log: a.log, Metrics: a.loops}
+	}
+	gauge := a.metrics.Queue("renew")
+	return []loop.Every{
+		every("renew.measure", 15*time.Second, func(ctx context.Context) (loop.Count, error) {
+			lanes, err := a.renew.Lanes(ctx)
+			waiting := 0
+			for _, l := range lanes {
+				waiting += int(l.Waiting)
+			}
+			gauge.Set(float64(waiting))
+			return loop.Count{Backlog: waiting}, err
+		}),
+		every("renew.drill", 5*time.Second, a.renew.FinishDrills),
+		every("renew.tidy", time.Hour, a.renew.Tidy),
+	}
+}
