@@ -144,7 +144,7 @@ func (e *Engine) Wake() {
 // within the latter share one claim. Rows that another replica writes are seen
 // after maxPause, because nobody wakes this one.
 const (
-	maxSleep = 30 * time.Second
+	maxSleep = 5 * time.Minute
 	maxPause = time.Second
 	minSleep = 10 * time.Millisecond
 	retry    = time.Second // after a failed look, or for a cap that others use up

@@ -315,6 +315,10 @@ func (e *Engine) poll(ctx context.Context, l lease, m *Managed, at time.Time) er
 	})
 }
 
+// errEnded means that a new certificate has ended already: the CA's clock is
+// wrong, or more likely ours, and both pass.
+var errEnded = errors.New("the certificate that was issued has ended already; compare the clocks of this machine and of the CA")
+
 // verify holds what a CA returned against what was asked for: the key is ours,
 // the names are exactly those, it is valid now, and each certificate is signed
 // by the next.
@@ -343,7 +347,7 @@ func verify(chain [][]byte, csr []byte, names []pki.Identifier, now time.Time) (
 	case leaf.IsCA:
 		return nil, errors.New("the certificate is one of an authority")
 	case !now.Before(leaf.NotAfter):
-		return nil, fmt.Errorf("the certificate ended at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+		return leaf, errEnded
 	}
 	below := leaf
 	for _, der := range chain[1:] {
@@ -362,7 +366,11 @@ func verify(chain [][]byte, csr []byte, names []pki.Identifier, now time.Time) (
 // accept checks and stores a chain.
 func (e *Engine) accept(ctx context.Context, l lease, m *Managed, w *issuance, chain [][]byte) error {
 	now := e.now()
-	if _, err := verify(chain, w.CSR, m.Names, now); err != nil {
+	_, err := verify(chain, w.CSR, m.Names, now)
+	if errors.Is(err, errEnded) {
+		return e.fail(ctx, l, m, w, &issuer.Error{Class: unknown, Err: err})
+	}
+	if err != nil {
 		return e.fail(ctx, l, m, w, &issuer.Error{Class: issuer.Mismatch, Err: err})
 	}
 	if w.Trial {
@@ -370,7 +378,7 @@ func (e *Engine) accept(ctx context.Context, l lease, m *Managed, w *issuance, c
 	}
 	fp := pki.Fingerprint(chain[0])
 	fault.Point("renew.before_store_chain")
-	err := e.db.Write(ctx, func(tx *db.Tx) error {
+	err = e.db.Write(ctx, func(tx *db.Tx) error {
 		l.touch(tx, now.Add(e.leaseFor))
 		tx.Queue(qChain, nil, w.ID, bytes.Join(chain, nil), fmt.Sprintf("%x", fp[:]), now)
 		tx.Queue(qState, nil, m.ID, string(Issued), now)

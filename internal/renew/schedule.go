@@ -36,8 +36,10 @@ var (
 			SELECT managed_id FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at > $4 ORDER BY due_at LIMIT $5)`)
 	qReachLease = db.SQL("renew.pull_back_leases", `UPDATE managed_schedule SET due_at = $3, lease_token = '' WHERE managed_id IN (
 			SELECT managed_id FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at > $4 AND lease_token <> '' ORDER BY due_at LIMIT $5)`)
-	qWaiting = db.SQL("renew.count_waiting", `SELECT count(*) FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at <= $3`)
-	qLeased  = db.SQL("renew.get_lease", `SELECT lease_token FROM managed_schedule WHERE managed_id = $1`)
+	qFar      = db.SQL("renew.find_far", `SELECT due_at FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at > $3 ORDER BY due_at LIMIT 1`)
+	qFarLease = db.SQL("renew.count_far_leases", `SELECT count(*) FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at > $3 AND lease_token <> ''`)
+	qWaiting  = db.SQL("renew.count_waiting", `SELECT count(*) FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at <= $3`)
+	qLeased   = db.SQL("renew.get_lease", `SELECT lease_token FROM managed_schedule WHERE managed_id = $1`)
 )
 
 // errLost means that somebody else has the lease: this process was too slow,
@@ -152,16 +154,29 @@ func (e *Engine) claimIssues(ctx context.Context, ca string, free int, now time.
 	return c, err
 }
 
-// reach brings rows back that are further away than any rule puts them.
+// reach brings rows back that are further away than any rule puts them. As a
+// rule there are none, and nothing is written.
 func (e *Engine) reach(ctx context.Context, k kind, ca string, now time.Time) error {
-	return e.db.Write(ctx, func(tx *db.Tx) error {
-		if _, err := tx.Exec(ctx, qReach, string(k), ca, now, now.Add(2*heartbeat), maxClaim); err != nil {
+	far, bound := now.Add(2*heartbeat), qReach
+	if k == issue {
+		leased, err := db.Get(ctx, e.db.Read(), qFarLease, (*db.Row).Int, string(k), ca, now.Add(2*e.leaseFor))
+		if err == nil && leased > 0 {
+			far, bound = now.Add(2*e.leaseFor), qReachLease
+		} else if err != nil {
 			return err
 		}
-		if k != issue {
+	}
+	if bound == qReach {
+		_, err := db.Get(ctx, e.db.Read(), qFar, (*db.Row).Time, string(k), ca, far)
+		if errors.Is(err, db.ErrNotFound) {
 			return nil
 		}
-		_, err := tx.Exec(ctx, qReachLease, string(k), ca, now, now.Add(2*e.leaseFor), maxClaim)
+		if err != nil {
+			return err
+		}
+	}
+	return e.db.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, bound, string(k), ca, now, far, maxClaim)
 		return err
 	})
 }
