@@ -29,7 +29,7 @@ import (
 func newBench(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure servers: issuance, OCSP, API; also signatures here",
+		Short: "Measure servers: issuance, OCSP, API; also signatures and renewals here",
 		Long: `Measure servers: ours or any other that speaks the protocol.
 
 Each benchmark prints one line per number of clients: throughput with its
@@ -45,10 +45,10 @@ throughput of different days.`,
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to measure: issue, ocsp, api or sign; or report")
+			return usagef("name what to measure: issue, ocsp, api, sign or renew; or report")
 		},
 	}
-	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchReport(e))
+	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchRenew(e), benchReport(e))
 	return cmd
 }
 

@@ -52,7 +52,9 @@ func (a *App) openIssuers(registered map[string]*ca.Profile) (map[string]*renew.
 			return nil, err
 		}
 		opened, err := kind.Open(issuer.Env{Name: name, Log: a.log.With("issuer", name),
-			Keep: func(ctx context.Context, item string, value []byte) error { return secrets.Keep(ctx, name, item, value) },
+			Keep: func(ctx context.Context, item string, value []byte) error {
+				return secrets.Keep(ctx, name, item, value)
+			},
 			Kept: func(ctx context.Context, item string) ([]byte, error) { return secrets.Kept(ctx, name, item) }}, settings)
 		if err != nil {
 			return nil, err

@@ -316,3 +316,23 @@ func (e *Engine) Material(ctx context.Context, m *Managed) (chain [][]byte, key 
 	key, err = x509.MarshalPKCS8PrivateKey(signer)
 	return w.Chain, key, err
 }
+
+// CreateMany is Create for many certificates; those are ordered as fast as
+// their issuers' caps and budgets let them. Nothing is stored if one of the
+// specs cannot be used; chunks of 5,000 are stored one by one.
+func (e *Engine) CreateMany(ctx context.Context, specs []Spec, actor string) error {
+	now := e.now().UTC().Truncate(time.Millisecond)
+	ms := make([]*Managed, len(specs))
+	for i := range specs {
+		if err := e.checkSpec(&specs[i]); err != nil {
+			return err
+		}
+		ms[i] = &Managed{ID: db.NewID(now), Spec: specs[i], State: Due, CreatedAt: now, UpdatedAt: now}
+	}
+	for chunk := range slices.Chunk(ms, seedChunk) {
+		if err := e.insert(ctx, chunk, now, issue, actor); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -69,6 +69,10 @@ type Config struct {
 	// CheckWorkers bounds looks at certificates in this process; 0 = 16.
 	CheckWorkers int
 
+	// OnClaim, if set, is told how late the oldest row of each claim was. It
+	// must not block.
+	OnClaim func(late time.Duration)
+
 	Metrics *obs.Metrics // nil: not measured
 	Log     *slog.Logger // nil: discard
 }
@@ -86,6 +90,7 @@ type Engine struct {
 	checkers  int
 	log       *slog.Logger
 	meters    meters
+	onClaim   func(time.Duration)
 	stock     *stocker
 
 	wake chan struct{}
@@ -119,7 +124,7 @@ func New(cfg Config) *Engine {
 	if e.log == nil {
 		e.log = obs.Discard()
 	}
-	e.meters = newMeters(cfg.Metrics)
+	e.meters, e.onClaim = newMeters(cfg.Metrics), cfg.OnClaim
 	e.stock = &stocker{store: cfg.Inventory, now: e.now, in: make(chan stocking)}
 	return e
 }
@@ -242,6 +247,9 @@ func (e *Engine) stepLane(ctx context.Context, key laneKey) (next time.Time, err
 	}
 	if err != nil {
 		return next, err
+	}
+	if len(c.leases) > 0 && e.onClaim != nil {
+		e.onClaim(e.now().Sub(due))
 	}
 	for _, l := range c.leases {
 		e.start(ctx, key, l)
