@@ -20,7 +20,7 @@ func newRenew(e env) *cobra.Command {
 	cmd := group("renew", "Keep certificates alive: list, adopt, renew, pause, plan, drill",
 		"Managed certificates: those that the renewal engine obtains, deploys and renews\nby itself, from the issuers of the configuration. `chancery order` makes one. A\nNAME is a managed certificate's name or id, or the id of its certificate.")
 	c := connect(e, cmd)
-	cmd.AddCommand(renewList(c), renewShow(c), renewAdopt(c), renewAct(c, "now", "renew", "Renew at once, or repeat what failed"),
+	cmd.AddCommand(renewList(c), renewShow(c), renewAdopt(c), renewNow(c),
 		renewAct(c, "pause", "pause", "Do nothing about a certificate until it is resumed"), renewAct(c, "resume", "resume", "End a pause"),
 		renewRemove(c), renewPlan(c), renewDrill(c), renewDrift(c))
 	return cmd
@@ -281,6 +281,56 @@ func renewAdopt(c *conn) *cobra.Command {
 	w.add(cmd)
 	dryRun(cmd, &dry)
 	out.add(cmd)
+	return cmd
+}
+
+// renewNow is `chancery renew now`: for named certificates, or for many.
+func renewNow(c *conn) *cobra.Command {
+	cmd := renewAct(c, "now", "renew", "Renew at once, or repeat what failed; by name, or all that fit")
+	var issuer, owner, ends string
+	byName := cmd.RunE
+	f := cmd.Flags()
+	f.StringVar(&issuer, "issuer", "", "all whose certificate is from this `issuer`")
+	f.StringVar(&owner, "owner", "", "all of this `owner`")
+	f.StringVar(&ends, "ends", "", "all that end within this `period`, such as 14d")
+	cmd.Example = "  chancery renew now www.example.com\n  chancery renew now --issuer old-ca --dry-run\n  chancery renew now --issuer old-ca --yes"
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		body := map[string]any{}
+		for key, v := range map[string]string{"issuer": issuer, "owner": owner, "ends": ends} {
+			if v != "" {
+				body[key] = v
+			}
+		}
+		if len(body) == 0 {
+			return byName(cmd, args)
+		}
+		if len(args) > 0 {
+			return usagef("give names, or say which all; not both")
+		}
+		cl, err := c.client(cmd.Context())
+		if err != nil {
+			return err
+		}
+		body["dry_run"] = true
+		plan, err := client.Post[api.ManyRenewed](cmd.Context(), cl, "/managed/renew", body)
+		if err != nil {
+			return err
+		}
+		dry, yes := cmd.Flag("dry-run").Value.String() == "true", cmd.Flag("yes").Value.String() == "true"
+		if dry {
+			return would(c.e, "renew %d certificates at once", plan.Matched)
+		}
+		if plan.Matched > needYes && !yes {
+			return usagef("this renews %d certificates at once; add --yes if that is meant", plan.Matched)
+		}
+		delete(body, "dry_run")
+		done, err := client.Post[api.ManyRenewed](cmd.Context(), cl, "/managed/renew", body)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.e.stdout, "queued\t%d\n", done.Queued)
+		return err
+	}
 	return cmd
 }
 

@@ -61,6 +61,7 @@ var accessTable = map[string]access{
 	"update-managed":  admin,
 	"remove-managed":  admin,
 	"renew-managed":   admin,
+	"renew-many":      admin,
 	"pause-managed":   admin,
 	"resume-managed":  admin,
 	"list-queues":     viewer,

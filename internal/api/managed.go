@@ -93,6 +93,7 @@ func (s *Server) managed() {
 	register(s, op("remove-managed", http.MethodDelete, "/{id}", "Stop managing a certificate and forget its keys", 204), s.removeManaged)
 	register(s, op("explain-managed", http.MethodGet, "/{id}/explain", "Why it was or was not renewed and deployed", 200), s.explainManaged)
 	register(s, op("renew-managed", http.MethodPost, "/{id}/renew", "Renew at once, or repeat what failed", 200), s.renewManaged)
+	register(s, op("renew-many", http.MethodPost, "/renew", "Renew all that fit at once", 200), s.renewMany)
 	register(s, op("pause-managed", http.MethodPost, "/{id}/pause", "Do nothing about it until it is resumed", 200), s.pauseManaged)
 	register(s, op("resume-managed", http.MethodPost, "/{id}/resume", "End a pause", 200), s.resumeManaged)
 }
@@ -245,6 +246,38 @@ func (s *Server) explainManaged(ctx context.Context, in *IDInput) (*bodyOf[Expla
 
 func (s *Server) renewManaged(ctx context.Context, in *IDInput) (*bodyOf[Managed], error) {
 	return managedAnswer(s.cfg.Renew.RenewNow(ctx, in.ID, actorOf(ctx)))
+}
+
+// ManyRenewed says what a bulk renewal did, or would do.
+type ManyRenewed struct {
+	Matched int64 `json:"matched"`
+	Queued  int   `json:"queued" doc:"Put into the queue; the others are being obtained already"`
+}
+
+type renewManyInput struct {
+	Body struct {
+		Issuer string `json:"issuer,omitempty" maxLength:"64" doc:"Issuer of the live certificate"`
+		Owner  string `json:"owner,omitempty" maxLength:"255"`
+		Ends   string `json:"ends,omitempty" maxLength:"32" doc:"Only those that end within this period, such as 14d"`
+		DryRun bool   `json:"dry_run,omitempty" doc:"Count, and do nothing"`
+	}
+}
+
+func (s *Server) renewMany(ctx context.Context, in *renewManyInput) (*bodyOf[ManyRenewed], error) {
+	sel := renew.Selection{Issuer: in.Body.Issuer, Owner: in.Body.Owner}
+	ends, err := parsePeriod(in.Body.Ends)
+	if err != nil {
+		return nil, err
+	}
+	if ends > 0 {
+		sel.Ends = now().Add(ends)
+	}
+	out := ManyRenewed{}
+	if out.Matched, err = renew.CountSelected(ctx, s.cfg.DB.Read(), sel); err != nil || in.Body.DryRun {
+		return &bodyOf[ManyRenewed]{out}, err
+	}
+	out.Queued, err = s.cfg.Renew.RenewMany(ctx, sel, actorOf(ctx))
+	return &bodyOf[ManyRenewed]{out}, err
 }
 
 func (s *Server) pauseManaged(ctx context.Context, in *IDInput) (*bodyOf[Managed], error) {

@@ -26,9 +26,13 @@ import (
 	"chancery/internal/db/dbtest"
 	"chancery/internal/dns"
 	"chancery/internal/httpd"
+	"chancery/internal/inventory"
+	"chancery/internal/issuer"
+	"chancery/internal/issuer/local"
 	"chancery/internal/keys"
 	"chancery/internal/obs"
 	"chancery/internal/pki"
+	"chancery/internal/renew"
 	"chancery/internal/token"
 )
 
@@ -43,6 +47,7 @@ type world struct {
 	dir     string
 	log     *safeBuffer
 	tls     *ca.Profile
+	renew   *renew.Engine // runs only where a test starts it
 	admin   *client.Client
 	viewer  *client.Client
 	secrets []string // must never be logged
@@ -114,8 +119,15 @@ func newWorld(t testing.TB, url string) *world {
 	check(t, err)
 	t.Cleanup(func() { acme.Close() })
 
+	own, err := local.Kind(local.Authorities{Service: w.ca, Describe: func(string) (ca.OperatorConfig, error) {
+		return ca.OperatorConfig{Profiles: profiles, Default: "tls"}, nil
+	}}).Open(issuer.Env{Name: "own"}, &local.Config{CA: "default", AllowNames: []string{"*.example.test"}})
+	check(t, err)
+	w.renew = renew.New(renew.Config{DB: w.db, Inventory: inventory.New(w.db), Secrets: store.Sealer(), Issuers: map[string]*renew.Issuer{
+		"own": {Issuer: own, Own: true}, "backup": {Issuer: own, Own: true}}})
+
 	log := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := api.New(api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log})
+	s, err := api.New(api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Renew: w.renew, Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log})
 	check(t, err)
 	w.serve(t, s, log)
 	return w

@@ -255,6 +255,8 @@ func (e *Engine) stepLane(ctx context.Context, key laneKey) (next time.Time, err
 		e.start(ctx, key, l)
 	}
 	switch {
+	case c.lane.Divert != "": // what was due has left for another lane
+		return now.Add(retry), nil
 	case !c.wake.IsZero():
 		return c.wake, nil
 	case c.full:
@@ -403,7 +405,9 @@ func (e *Engine) divert(ctx context.Context, l *Lane, rows []dueRow, now time.Ti
 	for i := range rows {
 		m := &rows[i].m
 		if l.Divert != "" {
-			to[l.Divert] = append(to[l.Divert], m.ID)
+			if e.issuers[l.Divert] != nil {
+				to[l.Divert] = append(to[l.Divert], m.ID)
+			}
 			continue
 		}
 		if !l.fallback(now, m.left(now), after) {

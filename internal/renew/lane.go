@@ -66,7 +66,7 @@ func (l *Lane) until(now time.Time) time.Time {
 // allow returns how many may be in flight at now; cap is the configured bound.
 func (l *Lane) allow(now time.Time, bound int) int {
 	switch {
-	case l.Paused || !l.until(now).IsZero():
+	case l.Paused || l.Divert != "" || !l.until(now).IsZero():
 		return 0
 	case l.open():
 		return 1 // the probe
