@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -186,6 +187,14 @@ func (s *settings) plain() (lines []string) {
 func plainValue(value any) string {
 	switch v := value.(type) {
 	case variableText:
+		// Its type is not known here; what looks like a number, a truth value or
+		// a list is one.
+		if _, err := strconv.ParseInt(string(v), 10, 64); err == nil || v == "true" || v == "false" {
+			return string(v)
+		}
+		if strings.Contains(string(v), ",") {
+			return plainValue(splitList(string(v)))
+		}
 		return quote(string(v))
 	case string:
 		return quote(v)

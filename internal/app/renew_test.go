@@ -1,0 +1,151 @@
+package app
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"chancery/internal/ca"
+	"chancery/internal/config"
+	"chancery/internal/db/dbtest"
+	"chancery/internal/fault"
+	"chancery/internal/renew"
+)
+
+// openWith opens the program with a configuration file.
+func openWith(t *testing.T, text string) (*App, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path, nil)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Server.Data, cfg.Database.URL = t.TempDir(), dbtest.SQLiteURL(t)
+	if err := CheckKinds(cfg); err != nil {
+		return nil, err
+	}
+	a, err := New(context.Background(), cfg, Options{Create: true})
+	if err == nil {
+		t.Cleanup(func() { a.Close() })
+	}
+	return a, err
+}
+
+// What an [issuer.NAME] says is what the engine does.
+func TestIssuerSectionsHaveAnEffect(t *testing.T) {
+	a, err := openWith(t, `
+[ca.default]
+deny_names = ["secret.corp.test"]
+[issuer.internal]
+kind = "local"
+allow_names = ["*.corp.test"]
+workers = 3
+orders = "2 per 1h"
+fallbacks = ["other"]
+fallback_after = "1m"
+staging = "other"
+timeout = "30s"
+[issuer.other]
+kind = "local"
+allow_names = ["*.corp.test"]
+profile = "default"
+limits = "letsencrypt"
+[renew]
+lease = "2m"
+check_workers = 2
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	issuers, err := a.openIssuers(mustRegister(t, a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, o := issuers["internal"], issuers["other"]
+	if i.Workers != 3 || len(i.Budgets) != 1 || i.Budgets[0].Rate.Count != 2 || !slices.Equal(i.Fallbacks, []string{"other"}) || i.FallbackAfter != time.Minute ||
+		i.Staging != "other" || i.Timeout != 30*time.Second || !i.Own || len(o.Budgets) != 4 {
+		t.Errorf("%+v\n%+v", i, o)
+	}
+	run, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- a.renew.Run(run) }()
+	defer func() { stop(); <-done }()
+	for name, want := range map[string]renew.State{"a.corp.test": renew.Idle, "secret.corp.test": renew.Stopped, "b.other.test": renew.Stopped} {
+		ids, err := renew.ParseNames([]string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		issuer := "internal"
+		if want == renew.Stopped {
+			issuer = "other" // internal has two orders an hour
+		}
+		m, err := a.renew.Create(ctx, renew.Spec{Names: ids, Issuer: issuer}, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); m.State != renew.Idle && m.State != renew.Stopped; time.Sleep(5 * time.Millisecond) {
+			if m, err = renew.Get(ctx, a.db.Read(), m.ID); err != nil || time.Now().After(deadline) {
+				t.Fatalf("%+v %v", m, err)
+			}
+		}
+		if m.State != want {
+			t.Errorf("%s is %s: %s", name, m.State, m.Error)
+		}
+	}
+}
+
+func mustRegister(t *testing.T, a *App) map[string]*ca.Profile {
+	t.Helper()
+	r, err := a.ca.Register(context.Background(), profiles(a.cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// What cannot work is refused before anything serves.
+func TestBadIssuersAreRefused(t *testing.T) {
+	for what, text := range map[string]string{
+		"unknown kind":   "[issuer.x]\nkind = \"carrier-pigeon\"\n",
+		"unknown key":    "[issuer.x]\nkind = \"local\"\nallow = [\"*.test\"]\n",
+		"nothing":        "[issuer.x]\nkind = \"local\"\n",
+		"unknown ca":     "[issuer.x]\nkind = \"local\"\nca = \"nobody\"\nallow_names = [\"*.test\"]\n",
+		"bad pattern":    "[issuer.x]\nkind = \"local\"\nallow_names = [\"*.*\"]\n",
+		"public ca":      "[ca.default]\ntrust = \"public-webpki\"\n[issuer.x]\nkind = \"local\"\nallow_names = [\"*.test\"]\n",
+		"unknown target": "[target.x]\nkind = \"carrier-pigeon\"\n",
+	} {
+		if _, err := openWith(t, text); err == nil || fault.As(err).Code == fault.ServerInternal && what != "unknown key" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// A process without the role renews nothing.
+func TestRenewRole(t *testing.T) {
+	for _, c := range []struct {
+		roles string
+		want  bool
+	}{{`["api", "renew"]`, true}, {`["api", "acme"]`, false}} {
+		a, err := openWith(t, "[server]\nroles = "+c.roles+"\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.renews() != c.want || len(a.renewLoops()) > 0 != c.want {
+			t.Errorf("%s: renews is %v, %d loops", c.roles, a.renews(), len(a.renewLoops()))
+		}
+	}
+}
+
+// The limits that configuration offers are those that the engine knows.
+func TestLimitNamesAgree(t *testing.T) {
+	if got := config.IssuerLimits("").Choices(); !slices.Equal(got, renew.PresetNames()) {
+		t.Errorf("%v, %v", got, renew.PresetNames())
+	}
+}
