@@ -227,7 +227,47 @@ func (a *App) renewLoops() []loop.Every {
 			gauge.Set(float64(waiting))
 			return loop.Count{Backlog: waiting}, err
 		}),
+		every("renew.incidents", 5*time.Second, a.followIncidents()),
 		every("renew.drill", 5*time.Second, a.renew.FinishDrills),
 		every("renew.tidy", time.Hour, a.renew.Tidy),
+	}
+}
+
+// incidentReach is how far back a start looks for incidents: nobody asks for a
+// window less often.
+const incidentReach = 24 * time.Hour
+
+// followIncidents returns a tick that has every window of our own CAs asked for
+// soon after an incident moved some of them: between two questions of a client
+// six hours may pass, and an incident may revoke before.
+func (a *App) followIncidents() loop.Tick {
+	seen := ""
+	return func(ctx context.Context) (n loop.Count, err error) {
+		latest, err := ca.ListIncidents(ctx, a.db.Read(), "", 1)
+		if err != nil || len(latest) == 0 || latest[0].ID == seen {
+			return n, err
+		}
+		i := latest[0]
+		now := time.Now()
+		if i.State == ca.IncidentCancelled || now.Sub(i.CreatedAt) > incidentReach {
+			seen = i.ID
+			return n, nil
+		}
+		if i.State == ca.IncidentMarking {
+			return n, nil // its certificates are still being found
+		}
+		within := min(max(i.RevokeAt.Sub(now)/4, 5*time.Second), 10*time.Minute)
+		for name, c := range a.cfg.Issuer {
+			if c.Kind != "local" {
+				continue
+			}
+			moved, err := a.renew.AskSoon(ctx, name, within)
+			n.Done += moved
+			if err != nil {
+				return n, err
+			}
+		}
+		seen = i.ID
+		return n, nil
 	}
 }

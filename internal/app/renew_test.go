@@ -149,3 +149,58 @@ func TestLimitNamesAgree(t *testing.T) {
 		t.Errorf("%v, %v", got, renew.PresetNames())
 	}
 }
+
+// An incident at our own CA renews its certificates before it revokes them,
+// long before anybody would have asked for their windows.
+func TestIncidentRenewsInTime(t *testing.T) {
+	a, err := openWith(t, "[issuer.internal]\nkind = \"local\"\nallow_names = [\"*.corp.test\"]\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.renew.Run(ctx) }()
+	defer func() { stop(); <-done }()
+	ids, err := renew.ParseNames([]string{"a.corp.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := a.renew.Create(ctx, renew.Spec{Name: "a", Names: ids}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := func(ok func(renew.Managed) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); !ok(m); time.Sleep(5 * time.Millisecond) {
+			if m, err = renew.Get(ctx, a.db.Read(), "a"); err != nil || time.Now().After(deadline) {
+				t.Fatalf("%+v %v", m, err)
+			}
+		}
+	}
+	until(func(m renew.Managed) bool { return m.State == renew.Idle })
+	first := m.LiveID
+	if _, err := a.ca.CreateIncident(ctx, ca.IncidentSpec{Name: "key ceremony", ExplanationURL: "https://corp.test/why", Selection: ca.Selection{Query: "name:a.corp.test"},
+		RevokeAt: time.Now().Add(time.Hour), Actor: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	tick := a.followIncidents()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := a.ca.RunIncidents(ctx); err != nil {
+			t.Fatal(err)
+		}
+		n, err := tick(ctx)
+		if err != nil || time.Now().After(deadline) {
+			t.Fatal(n, err)
+		}
+		if n.Done > 0 {
+			break
+		}
+	}
+	if got, err := renew.Get(ctx, a.db.Read(), "a"); err != nil || got.AskAt.After(time.Now()) {
+		t.Errorf("asked at %s, %v", got.AskAt, err)
+	}
+	if _, err := a.renew.AskSoon(ctx, "internal", time.Second); err != nil {
+		t.Fatal(err)
+	}
+	until(func(m renew.Managed) bool { return m.State == renew.Idle && m.LiveID != first })
+}
