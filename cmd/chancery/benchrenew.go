@@ -39,7 +39,7 @@ PostgreSQL its own CPU is not counted.`,
 			var fields []field
 			fields = append(fields, field{"engine", r.Engine})
 			if r.Scheduled > 0 {
-				fields = append(fields, field{"scheduled", strconv.Itoa(r.Scheduled)}, field{"seeded in", fmt.Sprintf("%.1f s", r.SeededIn)},
+				fields = append(fields, field{"scheduled", strconv.Itoa(r.Scheduled)}, field{"seeded in", fmt.Sprintf("%.1f s, caught up in %.1f s", r.SeededIn, r.CaughtUpIn)},
 					field{"claims", strconv.Itoa(r.Claims)}, field{"due to claimed", fmt.Sprintf("p50 %.1f ms, p99 %.1f ms", r.LateP50, r.LateP99)},
 					field{"CPU while waiting", fmt.Sprintf("%.1f %% of one core", r.Core*100)})
 			}

@@ -63,7 +63,7 @@ func Default() *Config {
 		},
 		Issuer: map[string]Issuer{},
 		Target: map[string]Target{},
-		Renew:  Renew{Lease: 5 * time.Minute, CheckWorkers: 16},
+		Renew:  Renew{Lease: 5 * time.Minute, CheckWorkers: 64},
 		Status: Status{
 			OCSPValidity: 4 * day,
 			OCSPLiveRate: 200,

@@ -66,7 +66,8 @@ type Config struct {
 	// Lease is how long a claimed row stays with its process without a sign of
 	// life; 0 = 5 min.
 	Lease time.Duration
-	// CheckWorkers bounds looks at certificates in this process; 0 = 16.
+	// CheckWorkers bounds looks at the certificates of one issuer in this
+	// process; 0 = 64. They wait for commits that they share.
 	CheckWorkers int
 
 	// OnClaim, if set, is told how late the oldest row of each claim was. It
@@ -119,7 +120,7 @@ func New(cfg Config) *Engine {
 		e.leaseFor = 5 * time.Minute
 	}
 	if e.checkers <= 0 {
-		e.checkers = 16
+		e.checkers = 64
 	}
 	if e.log == nil {
 		e.log = obs.Discard()

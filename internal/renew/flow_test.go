@@ -18,6 +18,9 @@ import (
 	"chancery/internal/renew"
 )
 
+// driven is a lease that a clock which is driven on does not end at once.
+const driven = 24 * time.Hour
+
 // drive moves the clock on, step by step, until ok holds.
 func (w *world) drive(t *testing.T, c *clock, step, most time.Duration, ref, what string, ok func(m renew.Managed) bool) renew.Managed {
 	t.Helper()
@@ -61,7 +64,7 @@ func TestOutageAndFallback(t *testing.T) {
 		first, second := &flaky{Issuer: w.own}, &flaky{Issuer: w.own}
 		first.set(&issuer.Error{Class: issuer.Unavailable, Err: errors.New("connection refused")})
 		c := newClock()
-		w.start(t, renew.Config{Now: c.now, Issuers: map[string]*renew.Issuer{
+		w.start(t, renew.Config{Now: c.now, Lease: driven, Issuers: map[string]*renew.Issuer{
 			"first": {Issuer: first, Fallbacks: []string{"second"}}, "second": {Issuer: second}}})
 		for i := range 12 {
 			_, err := w.engine.Create(ctx, renew.Spec{Names: names(t, fmt.Sprintf("n%d.example.test", i)), Issuer: "first"}, "test")
@@ -103,7 +106,7 @@ func TestValidationLadderAndRehearsal(t *testing.T) {
 	prod.set(no)
 	staging.set(nil, no)
 	c := newClock()
-	w.start(t, renew.Config{Now: c.now, Issuers: map[string]*renew.Issuer{"prod": {Issuer: prod, Staging: "staging"}, "staging": {Issuer: staging}}})
+	w.start(t, renew.Config{Now: c.now, Lease: driven, Issuers: map[string]*renew.Issuer{"prod": {Issuer: prod, Staging: "staging"}, "staging": {Issuer: staging}}})
 	_, err := w.engine.Create(context.Background(), renew.Spec{Name: "bad", Names: names(t, "bad.example.test"), Issuer: "prod"}, "test")
 	must(t, err)
 	w.drive(t, c, 5*time.Minute, 100*time.Hour, "bad", "failed three times", func(m renew.Managed) bool { return m.Attempts >= 3 })
@@ -168,7 +171,7 @@ func TestThrottleMakesTheAccountSleep(t *testing.T) {
 	f := &flaky{Issuer: w.own}
 	f.set(nil, &issuer.Error{Class: issuer.Throttled, RetryAfter: 10 * time.Minute, Err: errors.New("429")})
 	c := newClock()
-	w.start(t, renew.Config{Now: c.now, Issuers: map[string]*renew.Issuer{"own": {Issuer: f, Workers: 1}}})
+	w.start(t, renew.Config{Now: c.now, Lease: driven, Issuers: map[string]*renew.Issuer{"own": {Issuer: f, Workers: 1}}})
 	for i := range 5 {
 		_, err := w.engine.Create(ctx, renew.Spec{Name: fmt.Sprint("n", i), Names: names(t, fmt.Sprintf("n%d.example.test", i))}, "test")
 		must(t, err)
@@ -240,7 +243,7 @@ func TestDeploymentsAreBatched(t *testing.T) {
 		f := &folder{dir: t.TempDir()}
 		f.set("n3", errors.New("nginx: configuration test failed"))
 		c := newClock()
-		w.start(t, renew.Config{Now: c.now, Targets: map[string]*renew.Place{"folder": {Run: f.run, Collect: 15 * time.Minute}}})
+		w.start(t, renew.Config{Now: c.now, Lease: driven, Targets: map[string]*renew.Place{"folder": {Run: f.run, Collect: 15 * time.Minute}}})
 		const n = 20
 		for i := range n {
 			site := fmt.Sprint("n", i)

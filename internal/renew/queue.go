@@ -101,7 +101,7 @@ func (e *Engine) issuerView(ctx context.Context, name string) (v LaneView, err e
 	if v.Waiting, err = db.Get(ctx, q, qWaiting, (*db.Row).Int64, string(issue), name, now); err != nil {
 		return v, err
 	}
-	if v.InFlight, err = db.Get(ctx, q, qInFlight, (*db.Row).Int64, string(issue), name, now, now.Add(e.leaseFor)); err != nil {
+	if v.InFlight, err = db.Get(ctx, q, qInFlight, (*db.Row).Int64, string(issue), name, now, now.Add(2*e.leaseFor)); err != nil {
 		return v, err
 	}
 	at, err := nextDue(ctx, q, issue, name)
@@ -183,4 +183,14 @@ func (e *Engine) Drift(ctx context.Context, cursor string, limit int) (inventory
 		return p, fmt.Errorf("list drift: %w", err)
 	}
 	return p, nil
+}
+
+// Late returns how long the first of those certificates is due that wait to be
+// looked at for an issuer; 0 = none is.
+func (e *Engine) Late(ctx context.Context, name string) (time.Duration, error) {
+	at, err := nextDue(ctx, e.db.Read(), check, name)
+	if err != nil || at.IsZero() {
+		return 0, err
+	}
+	return max(e.now().Sub(at), 0), nil
 }

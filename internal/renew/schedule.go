@@ -25,7 +25,9 @@ var (
 	qClaim = db.SQL("renew.claim_due", `UPDATE managed_schedule SET due_at = $4, lease_token = $5 WHERE managed_id IN (
 			SELECT managed_id FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at <= $3 ORDER BY due_at LIMIT $6 FOR UPDATE SKIP LOCKED)
 		RETURNING managed_id`)
-	// Leased rows lie within one lease of now.
+	// Leased rows lie within one lease of the now of whoever claimed or extended
+	// them, which may be later than that of this transaction: it waited for the
+	// lock.
 	qInFlight = db.SQL("renew.count_leased", `SELECT count(*) FROM managed_schedule WHERE kind = $1 AND ca = $2 AND due_at > $3 AND due_at <= $4 AND lease_token <> ''`)
 	qNextDue  = db.SQL("renew.next_due", `SELECT due_at FROM managed_schedule WHERE kind = $1 AND ca = $2 ORDER BY due_at LIMIT 1`)
 	qNextCA   = db.SQL("renew.next_lane", `SELECT ca FROM managed_schedule WHERE kind = $1 AND ca > $2 ORDER BY ca LIMIT 1`)
@@ -127,7 +129,7 @@ func (e *Engine) claimIssues(ctx context.Context, ca string, free int, now time.
 		if c.lane, err = lockLane(ctx, tx, IssuerLane, ca, now); err != nil {
 			return err
 		}
-		flying, err := db.Get(ctx, tx, qInFlight, (*db.Row).Int, string(issue), ca, now, now.Add(e.leaseFor))
+		flying, err := db.Get(ctx, tx, qInFlight, (*db.Row).Int, string(issue), ca, now, now.Add(2*e.leaseFor))
 		if err != nil {
 			return err
 		}

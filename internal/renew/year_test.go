@@ -63,6 +63,9 @@ func (w weather) RenewalInfo(ctx context.Context, leaf *x509.Certificate) (issue
 // target that refuses for a week, a process that restarts, and clocks that jump
 // by days and by a year: no certificate expires where it is in use.
 func TestSimulatedYear(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a year takes half a minute")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		const fleet, days = 12, 365
 		ctx := context.Background()
