@@ -137,6 +137,11 @@ func (e *Engine) Adopt(ctx context.Context, ref string, spec Spec, actor string)
 	if c.CA {
 		return Managed{}, fault.New(fault.Invalid, "certificate %s is one of an authority; it cannot be renewed like a subscriber's", c.ID)
 	}
+	if m, err := db.Get(ctx, e.db.Read(), qManagedOf, scanManaged, c.ID); err == nil {
+		return Managed{}, fault.New(fault.Conflict, "certificate %s is managed already, as %q", c.ID, m.Name)
+	} else if !errors.Is(err, db.ErrNotFound) {
+		return Managed{}, err
+	}
 	if err := e.adoptInto(ctx, &spec, &c.Certificate); err != nil {
 		return Managed{}, err
 	}
@@ -262,7 +267,11 @@ func (e *Engine) Update(ctx context.Context, ref string, spec Spec, actor string
 	if err := e.checkSpec(&spec); err != nil {
 		return Managed{}, err
 	}
-	return e.alter(ctx, ref, actor, "managed.update", "changed", func(tx *db.Tx, m *Managed, now time.Time) error {
+	before, err := Get(ctx, e.db.Read(), ref)
+	if err != nil {
+		return before, err
+	}
+	after, err := e.alter(ctx, ref, actor, "managed.update", "changed", func(tx *db.Tx, m *Managed, now time.Time) error {
 		if spec.Name != m.Name {
 			return fault.New(fault.Invalid, "the name of a managed certificate cannot be changed; it is %q", m.Name)
 		}
@@ -281,6 +290,13 @@ func (e *Engine) Update(ctx context.Context, ref string, spec Spec, actor string
 		}
 		return nil
 	})
+	if err != nil {
+		return after, err
+	}
+	if err := e.desire(ctx, before.Endpoints, ""); err != nil {
+		return after, err
+	}
+	return after, e.desire(ctx, after.Endpoints, after.CertificateID)
 }
 
 // Remove stops managing a certificate and forgets its keys. The certificate
@@ -288,6 +304,9 @@ func (e *Engine) Update(ctx context.Context, ref string, spec Spec, actor string
 func (e *Engine) Remove(ctx context.Context, ref, actor string) error {
 	m, err := Get(ctx, e.db.Read(), ref)
 	if err != nil {
+		return err
+	}
+	if err := e.desire(ctx, m.Endpoints, ""); err != nil {
 		return err
 	}
 	now := e.now()

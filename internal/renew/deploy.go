@@ -261,7 +261,7 @@ func (e *Engine) claimTarget(ctx context.Context, name string, now time.Time) (b
 
 // deploy runs a batch and stores what became of it.
 func (e *Engine) deploy(ctx context.Context, b *batch) error {
-	items, err := e.items(ctx, b)
+	items, unfit, err := e.items(ctx, b)
 	if err != nil {
 		return errors.Join(err, e.freeTarget(ctx, b, nil))
 	}
@@ -270,7 +270,11 @@ func (e *Engine) deploy(ctx context.Context, b *batch) error {
 	run, cancel := context.WithTimeout(ctx, p.timeout())
 	defer cancel()
 	timer := e.meters.deploy.start(e.now())
-	outcomes := p.Run(run, items)
+	var outcomes []deploy.Outcome
+	if len(items) > 0 {
+		outcomes = p.Run(run, items)
+	}
+	outcomes = append(outcomes, unfit...)
 	fault.Point("renew.after_deploy")
 	if ctx.Err() != nil {
 		return ctx.Err() // told to stop: the rows come back, and deploying twice is harmless
@@ -320,26 +324,25 @@ func (e *Engine) freeTarget(ctx context.Context, b *batch, failed error) error {
 	})
 }
 
-// items reads what a batch deploys. A certificate that was removed meanwhile
-// is left out.
-func (e *Engine) items(ctx context.Context, b *batch) ([]deploy.Item, error) {
+// items reads what a batch deploys, and what cannot be deployed by anybody. A
+// certificate that was removed meanwhile is left out.
+func (e *Engine) items(ctx context.Context, b *batch) (out []deploy.Item, unfit []deploy.Outcome, err error) {
 	ids, wants := make([]string, len(b.rows)), make([]string, len(b.rows))
 	for i, r := range b.rows {
 		ids[i], wants[i] = r.id, r.want
 	}
 	ms, err := db.List(ctx, e.db.Read(), qManyManaged, scanManaged, ids)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ws, err := db.List(ctx, e.db.Read(), qIssuances, scanIssuance, wants)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	byID := map[string]*issuance{}
 	for i := range ws {
 		byID[ws[i].ID] = &ws[i]
 	}
-	var out []deploy.Item
 	for _, r := range b.rows {
 		i := slices.IndexFunc(ms, func(m Managed) bool { return m.ID == r.id })
 		w := byID[r.want]
@@ -348,7 +351,8 @@ func (e *Engine) items(ctx context.Context, b *batch) ([]deploy.Item, error) {
 		}
 		key, err := e.openKey(w)
 		if err != nil {
-			return nil, err
+			unfit = append(unfit, deploy.Outcome{ID: r.id, Err: err})
+			continue
 		}
 		item := deploy.Item{ID: r.id, Names: ms[i].values(), Chain: w.Chain, Key: key}
 		for _, t := range ms[i].Targets {
@@ -358,7 +362,7 @@ func (e *Engine) items(ctx context.Context, b *batch) ([]deploy.Item, error) {
 		}
 		out = append(out, item)
 	}
-	return out, nil
+	return out, unfit, nil
 }
 
 // How failed deployments are repeated.

@@ -33,7 +33,8 @@ type Issuer struct {
 const defaultWorkers = 8
 
 // missing stands for an issuer that certificates name and configuration does
-// not: they fail with a reason instead of waiting for ever.
+// not: for them it is down, with a reason, until it comes back or a fallback
+// does its work.
 func missing(name string) *Issuer { return &Issuer{Issuer: absent(name), Workers: defaultWorkers} }
 
 // absent is the plug-in of a missing issuer.
@@ -41,7 +42,7 @@ type absent string
 
 // Issue implements issuer.Issuer.
 func (a absent) Issue(context.Context, *issuer.Request) (issuer.Reply, error) {
-	return issuer.Reply{}, &issuer.Error{Class: issuer.Permanent, Err: errors.New("there is no [issuer." + string(a) + "] in the configuration; add it, or give the certificate another issuer")}
+	return issuer.Reply{}, &issuer.Error{Class: issuer.Unavailable, Err: errors.New("there is no [issuer." + string(a) + "] in the configuration; add it, or give the certificate another issuer")}
 }
 
 func (i *Issuer) workers() int {

@@ -271,34 +271,44 @@ func (e *Engine) storeWindow(tx *db.Tx, m *Managed) {
 	tx.Queue(qWindow, nil, m.ID, m.RenewAt, m.AskAt, m.WindowStart, m.WindowEnd, m.Explanation, m.Urgent)
 }
 
-// settle ends a deployment: the inventory learns what every endpoint should
-// serve, and what came before is forgotten.
-func (e *Engine) settle(ctx context.Context, m *Managed) error {
-	now := e.now()
+// desire tells the inventory what endpoints should serve; an id of "" takes the
+// opinion back.
+func (e *Engine) desire(ctx context.Context, endpoints []string, id string) error {
 	var want []inventory.Desired
-	for _, ep := range m.Endpoints {
+	for _, ep := range endpoints {
 		host, port, err := net.SplitHostPort(ep)
 		n, perr := strconv.Atoi(port)
 		if err != nil || perr != nil {
 			continue // checked when it was stored
 		}
-		d := inventory.Desired{Host: host, Port: n, CertificateID: m.CertificateID}
+		d := inventory.Desired{Host: host, Port: n, CertificateID: id}
 		if net.ParseIP(host) == nil {
 			d.SNI = host
 		}
 		want = append(want, d)
 	}
-	if len(want) > 0 {
-		if err := e.inventory.Desire(ctx, want, now); err != nil {
-			return fmt.Errorf("say what endpoints should serve: %w", err)
-		}
+	if len(want) == 0 {
+		return nil
+	}
+	if err := e.inventory.Desire(ctx, want, e.now()); err != nil {
+		return fmt.Errorf("say what endpoints should serve: %w", err)
+	}
+	return nil
+}
+
+// settle ends a deployment: the inventory learns what every endpoint should
+// serve, and what came before is forgotten.
+func (e *Engine) settle(ctx context.Context, m *Managed) error {
+	now := e.now()
+	if err := e.desire(ctx, m.Endpoints, m.CertificateID); err != nil {
+		return err
 	}
 	fault.Point("renew.after_desire")
 	err := e.db.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qSettle, nil, m.ID, now)
 		tx.Queue(qPrune, nil, m.ID, m.LiveID, m.WorkID)
 		prune(tx, m.ID)
-		if len(want) > 0 {
+		if len(m.Endpoints) > 0 {
 			record(tx, m.ID, now, "serve", "these should serve it from now on: "+strings.Join(m.Endpoints, " "))
 		}
 		return nil

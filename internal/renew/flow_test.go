@@ -13,6 +13,7 @@ import (
 
 	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
+	"chancery/internal/fault"
 	"chancery/internal/issuer"
 	"chancery/internal/limit"
 	"chancery/internal/renew"
@@ -374,6 +375,17 @@ func TestPauseResumeRenewUpdateRemove(t *testing.T) {
 	if len(second.DNSNames) != 2 || string(first.RawSubjectPublicKeyInfo) != string(second.RawSubjectPublicKeyInfo) {
 		t.Errorf("names %v, or another key", second.DNSNames)
 	}
+	spec.Endpoints = []string{"p.example.test:443"}
+	for _, want := range []int{1, 0} {
+		_, err = w.engine.Update(ctx, "p", spec, "test")
+		must(t, err)
+		drift, err := w.engine.Drift(ctx, "", 10)
+		must(t, err)
+		if len(drift.Endpoints) != want {
+			t.Errorf("%d endpoints drift, want %d", len(drift.Endpoints), want)
+		}
+		spec.Endpoints = nil
+	}
 	must(t, w.engine.Remove(ctx, "p", "test"))
 	if _, err := renew.Get(ctx, w.db.Read(), "p"); err == nil {
 		t.Error("it is still there")
@@ -396,6 +408,9 @@ func TestAdopt(t *testing.T) {
 
 	m, err := w.engine.Adopt(ctx, old.CertificateID, renew.Spec{Issuer: "own"}, "test")
 	must(t, err)
+	if _, err := w.engine.Adopt(ctx, old.CertificateID, renew.Spec{Name: "twice", Issuer: "own"}, "test"); !fault.Is(err, fault.Conflict) {
+		t.Errorf("adopted twice: %v", err)
+	}
 	if m.State != renew.Idle || m.Owner != "team a" || m.Name != "old.example.test" || !m.NotAfter.Equal(old.NotAfter) || m.RenewAt.IsZero() {
 		t.Fatalf("%+v", m)
 	}
