@@ -29,7 +29,7 @@ import (
 func newBench(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure servers: issuance, OCSP, API; also signatures and renewals here",
+		Short: "Measure servers, signatures and renewals",
 		Long: `Measure servers: ours or any other that speaks the protocol.
 
 Each benchmark prints one line per number of clients: throughput with its
