@@ -197,8 +197,8 @@ func Kinds() []KindDoc {
 func settingsOf(config any) []Setting {
 	var out []Setting
 	v := reflect.ValueOf(config).Elem()
-	for f := range v.Type().Fields() {
-		if key := f.Tag.Get("toml"); key != "" {
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if key := f.Tag.Get("toml"); key != "" && !f.Anonymous {
 			out = append(out, Setting{key, f.Type.String(), fmt.Sprint(v.FieldByIndex(f.Index).Interface()), f.Tag.Get("doc")})
 		}
 	}

@@ -50,7 +50,7 @@ orders = "2 per 1h"
 fallbacks = ["other"]
 fallback_after = "1m"
 staging = "other"
-timeout = "30s"
+step_timeout = "30s"
 [issuer.other]
 kind = "local"
 allow_names = ["*.corp.test"]

@@ -246,10 +246,11 @@ func join(prefix, name string) string {
 	return prefix + "." + name
 }
 
-// fieldOf finds the field of a struct that a key names.
+// fieldOf finds the field of a struct that a key names. What is embedded, as
+// kinds of plug-ins do with what they share, counts as the struct's own.
 func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
-	for f := range t.Fields() {
-		if f.IsExported() && f.Tag.Get("toml") == name {
+	for _, f := range reflect.VisibleFields(t) {
+		if !f.Anonymous && f.IsExported() && f.Tag.Get("toml") == name {
 			return f, true
 		}
 	}
@@ -259,8 +260,8 @@ func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
 // keysOf lists the keys of a struct.
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for f := range t.Fields() {
-		if f.IsExported() {
+	for _, f := range reflect.VisibleFields(t) {
+		if !f.Anonymous && f.IsExported() && f.Tag.Get("toml") != "" {
 			keys = append(keys, f.Tag.Get("toml"))
 		}
 	}

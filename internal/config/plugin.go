@@ -42,7 +42,7 @@ type Issuer struct {
 	Staging string `toml:"staging"`
 
 	// Longest time for one step of an issuance.
-	Timeout time.Duration `toml:"timeout"`
+	Timeout time.Duration `toml:"step_timeout"`
 
 	settings settings // the keys of its kind
 }
@@ -67,7 +67,7 @@ type Target struct {
 	Batch int `toml:"batch" min:"1" max:"500"`
 
 	// Longest time for one batch.
-	Timeout time.Duration `toml:"timeout"`
+	Timeout time.Duration `toml:"batch_timeout"`
 
 	settings settings // the keys of its kind
 }
@@ -220,7 +220,7 @@ func (k *checker) plugins() {
 		}
 		_, ok := k.c.Issuer[i.Staging]
 		k.must(i.Staging == "" || ok && i.Staging != name, key+".staging", "%q is no other issuer", i.Staging)
-		k.must(i.Timeout <= k.c.Renew.Lease/2, key+".timeout", "must be at most half of renew.lease (%s)", FormatDuration(k.c.Renew.Lease))
+		k.must(i.Timeout <= k.c.Renew.Lease/2, key+".step_timeout", "must be at most half of renew.lease (%s)", FormatDuration(k.c.Renew.Lease))
 	}
 	for _, name := range slices.Sorted(maps.Keys(k.c.Target)) {
 		k.must(k.c.Target[name].Kind != "", "target."+name+".kind", "must be set; `chancery config kinds` lists what there is")

@@ -11,14 +11,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// Shared is what several kinds have in common.
+type Shared struct {
+	Directory string `toml:"directory"`
+}
+
 // kindSettings is what a kind of issuer might want to know.
 type kindSettings struct {
-	Directory string        `toml:"directory"`
-	Names     []string      `toml:"names"`
-	Timeout   time.Duration `toml:"delay"`
-	Count     int           `toml:"count" min:"1" max:"9"`
-	On        bool          `toml:"on"`
-	Password  string        `toml:"password"`
+	Shared
+	Names    []string      `toml:"names"`
+	Timeout  time.Duration `toml:"delay"`
+	Count    int           `toml:"count" min:"1" max:"9"`
+	On       bool          `toml:"on"`
+	Password string        `toml:"password"`
 }
 
 func loadText(t *testing.T, text string, environ ...string) (*Config, error) {
@@ -67,7 +72,7 @@ func TestSettingsOfKinds(t *testing.T) {
 	if err := le.Bind("le", &got); err != nil {
 		t.Fatal(err)
 	}
-	want := kindSettings{"https://a.test/directory", []string{"x", "y", "z"}, 5 * time.Minute, 7, true, "hunter2"}
+	want := kindSettings{Shared{"https://a.test/directory"}, []string{"x", "y", "z"}, 5 * time.Minute, 7, true, "hunter2"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -113,7 +118,7 @@ func TestSettingsOfKindsAreStrict(t *testing.T) {
 		"[issuer.x]\nworkers = 2\n":                       "issuer.x.kind: must be set",
 		"[issuer.x]\nkind = \"k\"\nfallbacks = [\"y\"]\n": "is no other issuer",
 		"[issuer.x]\nkind = \"k\"\nstaging = \"x\"\n":     "is no other issuer",
-		"[issuer.x]\nkind = \"k\"\ntimeout = \"1h\"\n":    "at most half of renew.lease",
+		"[issuer.x]\nkind = \"k\"\nstep_timeout = \"1h\"\n":    "at most half of renew.lease",
 		"[target.x]\nbatch = 5\n":                         "target.x.kind: must be set",
 	} {
 		c, err := loadText(t, text)
