@@ -29,7 +29,7 @@ import (
 func newBench(e env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure servers: issuance, OCSP, API; also signatures and scans",
+		Short: "Measure servers, signatures, scans and renewals",
 		Long: `Measure servers: ours or any other that speaks the protocol.
 
 Each benchmark prints one line per number of clients: throughput with its
@@ -45,10 +45,10 @@ throughput of different days.`,
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to measure: issue, ocsp, api, sign or scan; or fleet, report")
+			return usagef("name what to measure: issue, ocsp, api, sign, scan or renew; or fleet, fill, report")
 		},
 	}
-	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchScan(e), benchFleet(e), benchFill(e), benchReport(e))
+	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchScan(e), benchRenew(e), benchFleet(e), benchFill(e), benchReport(e))
 	return cmd
 }
 

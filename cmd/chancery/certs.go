@@ -26,11 +26,11 @@ const issuedHelp = `A QUERY is a list of terms, all of which must fit:
 
 // newCerts is `chancery certs`.
 func newCerts(e env) *cobra.Command {
-	cmd := group("certs", "List, show, import, tag, export and revoke certificates",
+	cmd := group("certs", "List, show, import, tag, export, explain and revoke certificates",
 		"Work with every certificate that is known: issued here, imported, or seen by a scan.\n\n"+queryHelp+"\n\nA REF is an id, a fingerprint, a serial number, or a name that one active certificate has.")
 	c := connect(e, cmd)
 	cmd.AddCommand(certsList(c), certsShow(c), certsGet(c), certsExport(c), certsRevoke(c), certsIssued(c), certsImport(c), certsTag(c), certsEdit(c),
-		certsFacets(c), certsTimeline(c), certsEndpoints(c), certsViews(c), certsIncidents(c), certsFindings(c))
+		certsFacets(c), certsTimeline(c), certsEndpoints(c), certsViews(c), certsIncidents(c), certsFindings(c), certsExplain(c))
 	return cmd
 }
 

@@ -21,11 +21,11 @@ func newConfig(e env) *cobra.Command {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to do: check, print, doc or token")
+			return usagef("name what to do: check, print, doc, kinds or token")
 		},
 	}
 	cmd.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file` (default: $CHANCERY_CONFIG, or none)")
-	cmd.AddCommand(configCheck(e, &path), configPrint(e, &path), configDoc(e), newToken(e))
+	cmd.AddCommand(configCheck(e, &path), configPrint(e, &path), configDoc(e), configKinds(e), newToken(e))
 	return cmd
 }
 

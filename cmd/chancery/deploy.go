@@ -76,7 +76,7 @@ func (f *deployFlags) run(ctx context.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	t, err := target(c, f.target)
+	name, err := target(c, f.target)
 	if err != nil {
 		return err
 	}
@@ -88,14 +88,14 @@ func (f *deployFlags) run(ctx context.Context, e env) error {
 	if err != nil {
 		return fmt.Errorf("find data directory: %w", err)
 	}
-	place, err := app.OpenTarget(t, data, f.log(e), f.first)
+	place, err := app.OpenTarget(c, name, data, f.log(e), f.first)
 	if err != nil {
 		return badConfig(e, configPath(e, f.config), err)
 	}
 	if f.plan {
 		return f.show(e, place, items)
 	}
-	if err := app.MakeState(data, t.Name); err != nil {
+	if err := app.MakeState(data, name); err != nil {
 		return err
 	}
 	place.Options.Urgent = f.urgent

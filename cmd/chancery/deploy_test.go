@@ -30,7 +30,7 @@ func newDeployShell(t *testing.T, more string) *deployShell {
 	t.Helper()
 	dir := t.TempDir()
 	s := &deployShell{t, dir, filepath.Join(dir, "chancery.toml")}
-	text := fmt.Sprintf("[server]\ndata = %q\n\n[[target]]\nname = \"app\"\nkind = \"files\"\ndir = %q\nreload = [\"/usr/bin/touch\", %q]\n%s", dir+"/data", dir+"/live", dir+"/reloaded", more)
+	text := fmt.Sprintf("[server]\ndata = %q\n\n[target.app]\nkind = \"files\"\ndir = %q\nreload = [\"/usr/bin/touch\", %q]\n%s", dir+"/data", dir+"/live", dir+"/reloaded", more)
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestDeployUsage(t *testing.T) {
 }
 
 func TestTargetsCommands(t *testing.T) {
-	s := newDeployShell(t, "\n[[target]]\nname = \"edge\"\nkind = \"nginx\"\ndir = \"/nowhere/at/all/live\"\nprobe = [\"none\"]\n")
+	s := newDeployShell(t, "\n[target.edge]\nkind = \"nginx\"\ndir = \"/nowhere/at/all/live\"\nprobe = [\"none\"]\n")
 	if code, out, _ := s.run("targets", "list"); code != exitOK || !strings.Contains(out, "edge\tnginx\tnone\t15m\t") {
 		t.Errorf("%d %s", code, out)
 	}
@@ -151,14 +151,14 @@ func TestTargetsCommands(t *testing.T) {
 // Every mistake in a target is one line with its place, before anything runs.
 func TestTargetMistakes(t *testing.T) {
 	for more, want := range map[string]string{
-		"colour = 1\n":                                 "chancery.toml:9: target.app.colour: unknown key",
-		"unit = \"x\"\n":                               "chancery.toml:9: target.app.unit: set either unit or reload",
-		"windows = [\"noon\"]\n":                       "chancery.toml:9: target.app.windows: \"noon\" is not a window",
-		"probe = [\"here\"]\n":                         "chancery.toml:9: target.app.probe: \"here\" is not where to probe",
-		"[[target]]\nname = \"x\"\nkind = \"ngnix\"\n": "chancery.toml:11: target.x.kind: there is no kind \"ngnix\"",
-		"[[target]]\nname = \"x\"\nkind = \"nginx\"\ndir = \"/a/live\"\n":             "target.x: probe: must say where the server is asked",
-		"[[target]]\nname = \"x\"\nkind = \"nginx\"\nprobe = [\"none\"]\n":            "target.x: dir: must be set",
-		"[[target]]\nname = \"x\"\nkind = \"pkcs12\"\ndir = \"/a\"\nencoding=\"a\"\n": "\"a\" is none of modern, legacy",
+		"colour = 1\n":                                                  "chancery.toml:8: target.app.colour: unknown key",
+		"unit = \"x\"\n":                                                "chancery.toml:8: target.app.unit: set either unit or reload",
+		"windows = [\"noon\"]\n":                                        "chancery.toml:8: target.app.windows: \"noon\" is not a window",
+		"probe = [\"here\"]\n":                                          "chancery.toml:8: target.app.probe: \"here\" is not where to probe",
+		"[target.x]\nkind = \"ngnix\"\n":                                "chancery.toml:9: target.x.kind: there is no kind \"ngnix\"",
+		"[target.x]\nkind = \"nginx\"\ndir = \"/a/live\"\n":             "target.x.probe: must say where the server is asked",
+		"[target.x]\nkind = \"nginx\"\nprobe = [\"none\"]\n":            "target.x.dir: must be set",
+		"[target.x]\nkind = \"pkcs12\"\ndir = \"/a\"\nencoding=\"a\"\n": "\"a\" is none of modern, legacy",
 	} {
 		code, _, errs := newDeployShell(t, more).run("config", "check")
 		if code != exitProblems || !strings.Contains(errs, want) {

@@ -126,6 +126,13 @@ func (f *devFlags) config(e env) (*config.Config, error) {
 		c.KeyType = pki.KeyType(f.caKeyType)
 		cfg.CA[name] = c
 	}
+	if len(cfg.Issuer) == 0 {
+		// Names that nobody else can own (RFC 6761, RFC 9476 and private networks).
+		i := config.DefaultIssuer()
+		i.Kind, i.Workers = "local", 32
+		cfg.Issuer["local"] = i.With("allow_names", []string{"localhost", "*.localhost", "*.test", "*.example", "*.internal", "*.home.arpa",
+			"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"})
+	}
 	cfg.Limits.Enabled = cfg.Limits.Enabled && !f.noLimits
 	if found := cfg.Check(); len(found) > 0 {
 		return nil, found[0]

@@ -61,6 +61,13 @@ func TestReferenceIsFresh(t *testing.T) {
 	}
 }
 
+func TestKindsAreFresh(t *testing.T) {
+	got, err := os.ReadFile("../../docs/kinds.md")
+	if err != nil || string(got) != kindsText() {
+		t.Errorf("docs/kinds.md is stale; run go generate ./cmd/chancery (%v)", err)
+	}
+}
+
 // TestHelpFitsOneScreen: 40 lines of 80 columns hold the whole program.
 func TestHelpFitsOneScreen(t *testing.T) {
 	var out bytes.Buffer

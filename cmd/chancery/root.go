@@ -70,6 +70,9 @@ func sections(e env) []section {
 		{"Run", []*cobra.Command{newDev(e), newServe(e), newAgent(e)}},
 		{"Use", []*cobra.Command{
 			newCerts(e),
+			newOrder(e),
+			newRenew(e),
+			newQueue(e),
 			newCA(e),
 			newACME(e),
 			newScan(e),

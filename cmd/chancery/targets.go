@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 func newTargets(e env) *cobra.Command {
 	var path string
 	cmd := group("targets", "List and check the places certificates are deployed to",
-		"Look at the targets of a configuration. Needs no server: it reads the file.\n\nA target is a [[target]] of the configuration; docs/deploy.md has an example for each kind.")
+		"Look at the targets of a configuration. Needs no server: it reads the file.\n\nA target is a [target.NAME] of the configuration; docs/deploy.md has an example for each kind.")
 	cmd.PersistentFlags().StringVarP(&path, "config", "c", "", "configuration `file` (default: $CHANCERY_CONFIG)")
 	cmd.AddCommand(targetsList(e, &path), targetsCheck(e, &path), targetsKinds(e))
 	return cmd
@@ -46,8 +48,9 @@ func targetsList(e env, path *string) *cobra.Command {
 				return err
 			}
 			views, rows := []targetView{}, [][]string{}
-			for _, t := range c.Target {
-				v := targetView{t.Name, t.Kind, t.Probe, config.FormatDuration(t.Collect), t.Windows}
+			for _, name := range slices.Sorted(maps.Keys(c.Target)) {
+				t := c.Target[name]
+				v := targetView{name, t.Kind, t.Probe, config.FormatDuration(t.Collect), t.Windows}
 				views = append(views, v)
 				rows = append(rows, []string{v.Name, v.Kind, joined(v.Probe), v.Collect, joined(v.Windows)})
 			}
@@ -83,10 +86,10 @@ func targetsCheck(e env, path *string) *cobra.Command {
 				return err
 			}
 			views, rows, bad := []checkView{}, [][]string{}, 0
-			for _, t := range targets {
-				v := checkView{Name: t.Name, Kind: t.Kind, OK: true}
+			for _, name := range targets {
+				v := checkView{Name: name, Kind: c.Target[name].Kind, OK: true}
 				state := "ok"
-				if err := checkTarget(cmd, c, t); err != nil {
+				if err := checkTarget(cmd, c, name); err != nil {
 					v.OK, v.Error, state = false, err.Error(), err.Error()
 					bad++
 				}
@@ -106,39 +109,32 @@ func targetsCheck(e env, path *string) *cobra.Command {
 }
 
 // pick returns the targets with the names, or all.
-func pick(c *config.Config, names []string) ([]config.Target, error) {
+func pick(c *config.Config, names []string) ([]string, error) {
 	if len(names) == 0 {
-		return c.Target, nil
+		return slices.Sorted(maps.Keys(c.Target)), nil
 	}
-	var out []config.Target
 	for _, name := range names {
-		t, err := target(c, name)
-		if err != nil {
+		if _, err := target(c, name); err != nil {
 			return nil, err
 		}
-		out = append(out, t)
 	}
-	return out, nil
+	return names, nil
 }
 
-// target finds a target of the configuration.
-func target(c *config.Config, name string) (config.Target, error) {
-	var known []string
-	for _, t := range c.Target {
-		if t.Name == name {
-			return t, nil
-		}
-		known = append(known, t.Name)
+// target makes sure that the configuration has a target.
+func target(c *config.Config, name string) (string, error) {
+	if _, ok := c.Target[name]; ok {
+		return name, nil
 	}
-	if len(known) == 0 {
-		return config.Target{}, usagef("the configuration has no [[target]]; docs/deploy.md has examples")
+	if len(c.Target) == 0 {
+		return "", usagef("the configuration has no [target.NAME]; docs/deploy.md has examples")
 	}
-	return config.Target{}, usagef("there is no target %q; there are %s", name, strings.Join(known, ", "))
+	return "", usagef("there is no target %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(c.Target)), ", "))
 }
 
 // checkTarget runs the check of one target.
-func checkTarget(cmd *cobra.Command, c *config.Config, t config.Target) error {
-	p, err := app.OpenTarget(t, c.Server.Data, slog.New(slog.DiscardHandler), false)
+func checkTarget(cmd *cobra.Command, c *config.Config, name string) error {
+	p, err := app.OpenTarget(c, name, c.Server.Data, slog.New(slog.DiscardHandler), false)
 	if err != nil {
 		return err
 	}

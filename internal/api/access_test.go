@@ -54,13 +54,15 @@ var allowed = map[token.Permission][]string{
 		"list-profiles", "get-profile", "list-journal", "verify-journal", "export-journal", "list-checkpoints",
 		"list-journal-keys", "prove-entry", "prove-consistency", "get-summary",
 		"list-accounts", "get-account", "list-orders", "get-order", "get-authorization", "list-limits", "list-limit-overrides",
+		"list-managed", "get-managed", "explain-managed", "list-queues", "plan-renewals", "list-drift", "list-drills", "get-drill",
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
 		"list-schedules", "get-schedule", "list-passes", "get-pass", "list-incidents", "get-incident", "list-findings", "get-checker",
 		"close-session", "list-approvals", "get-approval", "withdraw-approval"},
 	token.Audit: {"list-tokens"},
 	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account", "create-incident", "cancel-incident",
 		"plan-edit", "edit-inventory", "import-certificates", "create-view", "update-view", "delete-view",
-		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results"},
+		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results",
+		"create-managed", "adopt-managed", "update-managed", "remove-managed", "renew-managed", "renew-many", "pause-managed", "resume-managed", "change-queue", "start-drill"},
 	token.Approve: {"decide-approval"},
 }
 

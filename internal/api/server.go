@@ -22,6 +22,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/limit"
 	"chancery/internal/obs"
+	"chancery/internal/renew"
 	"chancery/internal/scan/pass"
 	"chancery/internal/token"
 )
@@ -43,6 +44,9 @@ type Config struct {
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
+
+	// Renew keeps managed certificates.
+	Renew *renew.Engine
 
 	// Secrets seals what is stored encrypted: external account binding keys.
 	Secrets *keys.Sealer
@@ -145,6 +149,8 @@ func (s *Server) registerAll() {
 	s.profiles()
 	s.acme()
 	s.limits()
+	s.managed()
+	s.queues()
 	s.tokenOperations()
 	s.journal()
 	s.sessions()

@@ -26,9 +26,13 @@ import (
 	"chancery/internal/db/dbtest"
 	"chancery/internal/dns"
 	"chancery/internal/httpd"
+	"chancery/internal/inventory"
+	"chancery/internal/issuer"
+	"chancery/internal/issuer/local"
 	"chancery/internal/keys"
 	"chancery/internal/obs"
 	"chancery/internal/pki"
+	"chancery/internal/renew"
 	"chancery/internal/token"
 )
 
@@ -44,6 +48,7 @@ type world struct {
 	log     *safeBuffer
 	tls     *ca.Profile
 	api     *api.Server
+	renew   *renew.Engine // runs only where a test starts it
 	admin   *client.Client
 	viewer  *client.Client
 	secrets []string // must never be logged
@@ -118,8 +123,15 @@ func newWorld(t testing.TB, url string, change ...func(*api.Config)) *world {
 	check(t, err)
 	t.Cleanup(func() { acme.Close() })
 
+	own, err := local.Kind(local.Authorities{Service: w.ca, Describe: func(string) (ca.OperatorConfig, error) {
+		return ca.OperatorConfig{Profiles: profiles, Default: "tls"}, nil
+	}}).Open(issuer.Env{Name: "own"}, &local.Config{CA: "default", AllowNames: []string{"*.example.test"}})
+	check(t, err)
+	w.renew = renew.New(renew.Config{DB: w.db, Inventory: inventory.New(w.db), Secrets: store.Sealer(), Issuers: map[string]*renew.Issuer{
+		"own": {Issuer: own, Own: true}, "backup": {Issuer: own, Own: true}}})
+
 	log := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	cfg := api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log,
+	cfg := api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Renew: w.renew, Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log,
 		Revoked:  func(c []ca.Changed) { w.told = append(w.told, c) },
 		Sessions: token.NewSessions(w.db, 12*time.Hour, time.Hour)}
 	for _, f := range change {

@@ -31,6 +31,7 @@ import (
 	"chancery/internal/loop"
 	"chancery/internal/obs"
 	"chancery/internal/pki"
+	"chancery/internal/renew"
 	"chancery/internal/scan/pass"
 	"chancery/internal/status"
 	"chancery/internal/token"
@@ -87,6 +88,7 @@ type App struct {
 	journal      *audit.Log
 	sessions     *token.Sessions
 	checker      *ca.Checker
+	renew        *renew.Engine
 	api          *api.Server
 	https        *httpsCert
 
@@ -227,6 +229,9 @@ func (a *App) Run(ctx context.Context) error {
 	for _, l := range a.backgroundLoops() {
 		background.Go(func() error { return l.Run(loopCtx) })
 	}
+	if a.renews() {
+		background.Go(func() error { return a.renew.Run(loopCtx) })
+	}
 	for _, l := range listeners {
 		servers.Go(func() error { return l.server.Run(serveCtx, l.ln) })
 	}
@@ -365,6 +370,7 @@ func (a *App) backgroundLoops() []loop.Every {
 	loops = append(loops, a.accessLoops(every)...)
 	loops = append(loops, a.inventoryLoops()...)
 	loops = append(loops, a.scanLoops()...)
+	loops = append(loops, a.renewLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

@@ -33,11 +33,14 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if err := a.openACME(registered); err != nil {
 		return err
 	}
+	if err := a.openRenew(registered); err != nil {
+		return err
+	}
 	if _, err := token.EnsureAdmin(ctx, a.db, a.paths.adminToken(), time.Now()); err != nil {
 		return err
 	}
 	ac := api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
-		Inventory: a.inventory, Scans: a.passes, Build: a.opts.Build, Log: a.log, Changed: a.changed, Revoked: a.status.RevokedMany}
+		Inventory: a.inventory, Renew: a.renew, Scans: a.passes, Build: a.opts.Build, Log: a.log, Changed: a.changed, Revoked: a.status.RevokedMany}
 	if err := a.access(&ac); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,8 @@ import (
 	"chancery/internal/deploy/postgresql"
 	"chancery/internal/deploy/ssh"
 	"chancery/internal/deploy/webhook"
+	"chancery/internal/issuer"
+	"chancery/internal/issuer/local"
 )
 
 // DeployKinds lists the kinds of deploy targets: the only place that does.
@@ -47,38 +50,37 @@ type Place struct {
 // NoProbe is what "probe" says when a server shall not be asked.
 const NoProbe = "none"
 
-// kindOf finds the kind of a target.
-func kindOf(t config.Target) (deploy.Kind, error) {
-	var names []string
-	for _, k := range DeployKinds() {
-		if k.Name == t.Kind {
-			return k, nil
-		}
-		names = append(names, k.Name)
-	}
-	return deploy.Kind{}, fmt.Errorf("kind: there is no kind %q of target; there are %v", t.Kind, names)
-}
-
-// OpenTarget opens one target. Its journal is below data; with offline its
-// server does not run yet. The error is a list of *config.Problem.
-func OpenTarget(t config.Target, data string, log *slog.Logger, offline bool) (*Place, error) {
-	kind, err := kindOf(t)
+// OpenTarget opens the [target.NAME] section of a configuration. Its journal is
+// below data; with offline its server does not run yet. The error is one or
+// several *config.Problem.
+func OpenTarget(c *config.Config, name, data string, log *slog.Logger, offline bool) (*Place, error) {
+	t, section := c.Target[name], "target."+name
+	kind, settings, err := bindTarget(name, &t)
 	if err != nil {
-		return nil, t.Settings().Problem(err)
+		return nil, c.Locate(section, err)
 	}
-	settings := kind.Config()
-	if err := t.Settings().Decode(settings); err != nil {
-		return nil, err
-	}
-	p := &Place{Name: t.Name, Kind: kind, Options: deploy.Options{Log: log}}
+	p := &Place{Name: name, Kind: kind, Options: deploy.Options{Log: log}}
 	if err := p.options(t, offline); err != nil {
-		return nil, t.Settings().Problem(err)
+		return nil, c.Locate(section, err)
 	}
-	env := deploy.Env{Name: t.Name, State: filepath.Join(data, "targets", t.Name), Log: log, Offline: offline}
+	env := deploy.Env{Name: name, State: filepath.Join(data, "targets", name), Log: log, Offline: offline}
 	if p.Target, err = kind.Open(env, settings); err != nil {
-		return nil, t.Settings().Problem(err)
+		return nil, c.Locate(section, err)
 	}
 	return p, nil
+}
+
+// bindTarget finds the kind of a section and reads its settings.
+func bindTarget(name string, t *config.Target) (deploy.Kind, any, error) {
+	var known []string
+	for _, k := range DeployKinds() {
+		if k.Name == t.Kind {
+			settings := k.Config()
+			return k, settings, t.Bind(name, settings)
+		}
+		known = append(known, k.Name)
+	}
+	return deploy.Kind{}, nil, fmt.Errorf("kind: there is no kind %q of target; there are %v", t.Kind, known)
 }
 
 // options reads the keys that all targets have.
@@ -122,13 +124,30 @@ func MakeState(data, name string) error {
 // over the network.
 func CheckKinds(c *config.Config) []error {
 	var found []error
-	for _, t := range c.Target {
-		_, err := OpenTarget(t, c.Server.Data, slog.New(slog.DiscardHandler), true)
+	add := func(err error) {
 		if many, ok := err.(interface{ Unwrap() []error }); ok {
 			found = append(found, many.Unwrap()...)
 		} else if err != nil {
 			found = append(found, err)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.Issuer)) {
+		i := c.Issuer[name]
+		_, _, err := bindIssuer(issuerKinds(local.Authorities{}), name, &i)
+		add(c.Locate("issuer."+name, err))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Target)) {
+		_, err := OpenTarget(c, name, c.Server.Data, slog.New(slog.DiscardHandler), true)
+		add(err)
+	}
 	return found
+}
+
+// issuerKinds lists the kinds of issuers: the only place that does. What our
+// own CA needs is given when they are to be opened, and may be zero when only
+// their settings matter.
+func issuerKinds(own local.Authorities) []issuer.Kind {
+	return []issuer.Kind{
+		local.Kind(own),
+	}
 }

@@ -50,6 +50,17 @@ type Config struct {
 	// "unlimited". What exceeds one is refused with 429 and Retry-After.
 	Limits Limits `toml:"limits"`
 
+	// One table per issuer that certificates are obtained from. NAME is what
+	// managed certificates call it.
+	Issuer map[string]Issuer `toml:"issuer"`
+
+	// One table per place that certificates are deployed to. NAME is what
+	// managed certificates call it.
+	Target map[string]Target `toml:"target"`
+
+	// How certificates are renewed.
+	Renew Renew `toml:"renew"`
+
 	// How long people stay signed in.
 	SignIn SignIn `toml:"sign_in"`
 
@@ -73,11 +84,6 @@ type Config struct {
 
 	// Log lines, on standard error.
 	Log Log `toml:"log"`
-
-	// One table per place where certificates are put into service. Each has
-	// a name, a kind, and the keys of its kind: docs/deploy.md. Targets cannot
-	// be set by variables.
-	Target []Target `toml:"target"`
 
 	sources map[string]Source // dotted key -> where its value came from; absent = default
 }

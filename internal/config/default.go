@@ -70,6 +70,9 @@ func Default() *Config {
 		SignIn:   SignIn{Life: 12 * time.Hour, Idle: time.Hour},
 		OIDC:     map[string]OIDC{},
 		Approval: Approval{Operations: []string{}, Expires: 3 * day},
+		Issuer:   map[string]Issuer{},
+		Target:   map[string]Target{},
+		Renew:    Renew{Lease: 5 * time.Minute, CheckWorkers: 64},
 		Status: Status{
 			OCSPValidity: 4 * day,
 			OCSPLiveRate: 200,

@@ -42,12 +42,6 @@ func (b *binder) environ(c *Config, environ []string) {
 func (b *binder) variable(root reflect.Value, section, key, name, value string) {
 	f, _ := fieldOf(root.Type(), section)
 	dst, dotted := root.FieldByIndex(f.Index), section
-	if isList(f.Type) {
-		if !kubernetesLink.MatchString(name) {
-			b.fail(Source{Env: name}, section, "cannot be set by a variable; write [[%s]] in the file", section)
-		}
-		return
-	}
 	if isMap(f.Type) {
 		entry, rest := entryOf(dst, key)
 		if entry == "" {
@@ -88,6 +82,10 @@ func (b *binder) overlay(dst reflect.Value, prefix, key, name, value string) {
 	f, ok := fieldOf(dst.Type(), key)
 	if inner, rest := sectionOf(dst.Type(), key); !ok && rest != "" {
 		b.overlay(dst.FieldByIndex(inner.Index), join(prefix, inner.Tag.Get("toml")), rest, name, value)
+		return
+	}
+	if !ok && collect(dst, key, join(prefix, key), "", &node{value: variableText(value)}) {
+		b.sources[join(prefix, key)] = Source{Env: name}
 		return
 	}
 	if !ok || isSection(f.Type) {

@@ -98,7 +98,6 @@ func (b *binder) fail(src Source, key, format string, args ...any) {
 type node struct {
 	value any              // nil for a table
 	table map[string]*node // nil for a value
-	list  []*node          // of tables, [[name]]; nil for anything else
 	line  int
 }
 
@@ -123,9 +122,6 @@ func (b *binder) file(c *Config, path, data string) {
 		return
 	}
 	tree := tree(&md, root, nil)
-	for name, n := range tree {
-		place(n.list, name, data)
-	}
 	b.table(reflect.ValueOf(c).Elem(), &node{table: tree}, "", path)
 }
 
@@ -147,14 +143,6 @@ func tree(md *toml.MetaData, table map[string]toml.Primitive, at toml.Key) map[s
 			n.value, n.table = nil, tree(md, sub, key)
 			n.line = firstLine(n)
 		}
-		var many []map[string]toml.Primitive
-		if _, ok := n.value.([]map[string]any); ok && md.PrimitiveDecode(prim, &many) == nil {
-			for _, one := range many {
-				child := &node{table: tree(md, one, key)}
-				child.line = firstLine(child)
-				n.list = append(n.list, child)
-			}
-		}
 		out[name] = n
 	}
 	return out
@@ -166,12 +154,10 @@ func (b *binder) table(dst reflect.Value, n *node, prefix, path string) {
 		child, key := n.table[name], join(prefix, name)
 		src := Source{File: path, Line: child.line}
 		switch field, ok := fieldOf(dst.Type(), name); {
+		case !ok && child.table == nil && collect(dst, name, key, path, child):
+			b.sources[key] = src
 		case !ok:
 			b.fail(src, key, "unknown key%s", hint(name, keysOf(dst.Type())))
-		case child.list != nil && isList(field.Type):
-			b.list(dst.FieldByIndex(field.Index), child, key, path)
-		case isList(field.Type):
-			b.fail(src, key, "this is a list of sections; write [[%s]] on a line of its own", key)
 		case child.table != nil && isMap(field.Type):
 			b.entries(dst.FieldByIndex(field.Index), child, key, path)
 		case child.table != nil && isSection(field.Type):
@@ -228,6 +214,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultOIDC()
 	case *CTLog:
 		*p = DefaultCTLog()
+	case *Issuer:
+		*p = DefaultIssuer()
 	case *Target:
 		*p = DefaultTarget()
 	}
@@ -263,10 +251,11 @@ func join(prefix, name string) string {
 	return prefix + "." + name
 }
 
-// fieldOf finds the field of a struct that a key names.
+// fieldOf finds the field of a struct that a key names. What is embedded, as
+// kinds of plug-ins do with what they share, counts as the struct's own.
 func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
 	for _, f := range reflect.VisibleFields(t) {
-		if f.IsExported() && !f.Anonymous && f.Tag.Get("toml") == name {
+		if !f.Anonymous && f.IsExported() && f.Tag.Get("toml") == name {
 			return f, true
 		}
 	}
@@ -277,7 +266,7 @@ func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
 func keysOf(t reflect.Type) []string {
 	var keys []string
 	for _, f := range reflect.VisibleFields(t) {
-		if f.IsExported() && !f.Anonymous {
+		if !f.Anonymous && f.IsExported() && f.Tag.Get("toml") != "" {
 			keys = append(keys, f.Tag.Get("toml"))
 		}
 	}

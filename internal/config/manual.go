@@ -20,10 +20,10 @@ import (
 //go:embed find.go
 //go:embed keys.go
 //go:embed perspective.go
+//go:embed plugin.go
 //go:embed profile.go
 //go:embed signin.go
 //go:embed status.go
-//go:embed target.go
 var source embed.FS
 
 // Manual returns the reference of every section and key, as Markdown.
@@ -45,12 +45,7 @@ func Manual() (string, error) {
 			name, t = name+".NAME", t.Elem()
 			v = template(t)
 		}
-		head := "[" + name + "]"
-		if isList(t) {
-			head, t = "["+head+"]", t.Elem()
-			v = template(t)
-		}
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n", head, docs["Config."+f.Name])
+		fmt.Fprintf(&b, "\n## [%s]\n\n%s\n", name, docs["Config."+f.Name])
 		manualSection(&b, name, t, v, docs)
 	}
 	return b.String(), nil
@@ -81,10 +76,7 @@ func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Va
 		}
 		env := EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_")+"_"+key)
 		fmt.Fprintf(b, "\n### %s\n\n%s\n\n", key, docs[t.Name()+"."+f.Name])
-		fmt.Fprintf(b, "- value: %s%s\n- default: `%s`\n", describe(f), rangeText(f), literal(v.FieldByIndex(f.Index), f))
-		if t != reflect.TypeFor[Target]() {
-			fmt.Fprintf(b, "- variable: `%s`\n", env)
-		}
+		fmt.Fprintf(b, "- value: %s%s\n- default: `%s`\n- variable: `%s`\n", describe(f), rangeText(f), literal(v.FieldByIndex(f.Index), f), env)
 	}
 	for _, f := range inner {
 		sub := name + "." + f.Tag.Get("toml")

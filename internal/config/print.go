@@ -21,16 +21,14 @@ func (c *Config) Print(w io.Writer) error {
 			continue
 		}
 		name, v := f.Tag.Get("toml"), root.FieldByIndex(f.Index)
-		if isList(f.Type) {
-			p.list(name, v)
-			continue
-		}
 		if !isMap(f.Type) {
-			p.section("["+name+"]", name, v)
+			p.section(name, v)
 			continue
 		}
-		for _, entry := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
-			p.section("["+name+"."+entry.String()+"]", name+"."+entry.String(), v.MapIndex(entry))
+		for _, entry := range mapKeys(v) {
+			section := reflect.New(f.Type.Elem()).Elem()
+			section.Set(v.MapIndex(reflect.ValueOf(entry)))
+			p.section(name+"."+entry, section)
 		}
 	}
 	if _, err := io.WriteString(w, p.b.String()); err != nil {
@@ -39,28 +37,28 @@ func (c *Config) Print(w io.Writer) error {
 	return nil
 }
 
+// mapKeys returns the names of a map section, in order.
+func mapKeys(m reflect.Value) []string {
+	var names []string
+	for _, k := range m.MapKeys() {
+		names = append(names, k.String())
+	}
+	slices.Sort(names)
+	return names
+}
+
 // printer builds the text.
 type printer struct {
 	c *Config
 	b strings.Builder
 }
 
-// list writes the entries of a [[section]].
-func (p *printer) list(name string, v reflect.Value) {
-	for i := range v.Len() {
-		if t, ok := v.Index(i).Interface().(Target); ok {
-			p.section("[["+name+"]]", name+"."+t.Name, v.Index(i))
-			p.settings(t.settings)
-		}
-	}
-}
-
 // section writes one table with every key, and then the tables in it.
-func (p *printer) section(head, name string, v reflect.Value) {
+func (p *printer) section(name string, v reflect.Value) {
 	if p.b.Len() > 0 {
 		p.b.WriteByte('\n')
 	}
-	p.b.WriteString(head + "\n")
+	fmt.Fprintf(&p.b, "[%s]\n", name)
 	var inner []reflect.StructField
 	for f := range v.Type().Fields() {
 		if !f.IsExported() {
@@ -77,9 +75,15 @@ func (p *printer) section(head, name string, v reflect.Value) {
 		}
 		p.b.WriteString(line + "\n")
 	}
+	if v.CanAddr() {
+		if plug, ok := v.Addr().Interface().(plugin); ok {
+			for _, line := range plug.more().plain() {
+				p.b.WriteString(line + "\n")
+			}
+		}
+	}
 	for _, f := range inner {
-		sub := name + "." + f.Tag.Get("toml")
-		p.section("["+sub+"]", sub, v.FieldByIndex(f.Index))
+		p.section(name+"."+f.Tag.Get("toml"), v.FieldByIndex(f.Index))
 	}
 }
 
