@@ -64,7 +64,8 @@ func faultPoints(t testing.TB) []string {
 	return names
 }
 
-// faultPoint returns the name in a call of fault.Point.
+// faultPoint returns the name in a call of fault.Point, or the constant it begins
+// with.
 func faultPoint(n ast.Node) (string, bool) {
 	call, ok := n.(*ast.CallExpr)
 	if !ok {
@@ -77,7 +78,11 @@ func faultPoint(n ast.Node) (string, bool) {
 	if x, ok := sel.X.(*ast.Ident); !ok || x.Name != "fault" {
 		return "", false
 	}
-	lit, ok := call.Args[0].(*ast.BasicLit)
+	arg := call.Args[0]
+	if sum, ok := arg.(*ast.BinaryExpr); ok {
+		arg = sum.X // a family of points, by their common beginning
+	}
+	lit, ok := arg.(*ast.BasicLit)
 	if !ok {
 		return "", true
 	}
