@@ -100,21 +100,39 @@ export const feed = signal<Change[]>([]);
 
 const maxFeed = 500;
 
-// follow opens the stream of changes; the browser opens it again by itself.
+// follow opens the stream of changes while the page is visible: a hidden page
+// would hold one of the few connections that a browser makes to a server. The
+// browser opens it again by itself when it breaks.
 export function follow(): () => void {
-  const source = new EventSource(base + "/events");
-  let pending: Change[] = [], timer = 0;
+  let source: EventSource | undefined, pending: Change[] = [], timer = 0;
   const flush = () => {
     timer = 0;
     feed.value = [...pending.reverse(), ...feed.value].slice(0, maxFeed);
     pending = [];
     changes.value++;
   };
-  source.onopen = () => { live.value = true; };
-  source.onerror = () => { live.value = false; };
-  source.onmessage = (e) => {
-    pending.push(JSON.parse(e.data));
-    if (!timer) timer = window.setTimeout(flush, 250);
+  const close = () => { source?.close(); source = undefined; live.value = false; };
+  const open = () => {
+    if (source || document.hidden) return;
+    const after = feed.value[0]?.seq;
+    source = new EventSource(`${base}/events${after ? `?after=${after}` : ""}`);
+    source.onopen = () => { live.value = true; };
+    source.onerror = () => { live.value = false; };
+    source.onmessage = (e) => {
+      pending.push(JSON.parse(e.data));
+      if (!timer) timer = window.setTimeout(flush, 250);
+    };
   };
-  return () => { source.close(); clearTimeout(timer); live.value = false; };
+  const visible = () => (document.hidden ? close() : open());
+  document.addEventListener("visibilitychange", visible);
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open);
+  open();
+  return () => {
+    document.removeEventListener("visibilitychange", visible);
+    removeEventListener("pagehide", close);
+    removeEventListener("pageshow", open);
+    clearTimeout(timer);
+    close();
+  };
 }

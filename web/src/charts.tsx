@@ -71,3 +71,20 @@ export function Heat({ buckets, weeks }: { buckets: Bucket[]; weeks: number }) {
     </figure>
   );
 }
+
+// Load shows orders per day, and on top those that wait for a budget.
+export function Load({ days }: { days: { date: string; orders: number; deferred?: number }[] }) {
+  const w = 10, h = 140, most = Math.max(1, ...days.map((d) => d.orders + (d.deferred ?? 0)));
+  return (
+    <figure class="chart">
+      <svg viewBox={`0 0 ${days.length * w} ${h + 4}`} preserveAspectRatio="none" role="img" aria-label={`Orders per day, at most ${count(most)}`}>
+        {days.map((d, i) => {
+          const a = (d.orders / most) * h, b = ((d.deferred ?? 0) / most) * h;
+          return <g key={d.date}><title>{`${day(d.date)}: ${count(d.orders)}${d.deferred ? `, ${count(d.deferred)} wait` : ""}`}</title><rect x={i * w} y={0} width={w} height={h} fill="transparent" /><rect class="series-0" x={i * w + 1} y={h - a} width={w - 2} height={a} /><rect class="series-4" x={i * w + 1} y={h - a - b} width={w - 2} height={b} /></g>;
+        })}
+        <line x1={0} x2={days.length * w} y1={h} y2={h} class="axis" />
+      </svg>
+      <figcaption class="legend"><span>{day(days[0]?.date)}</span><span><i class="series-0" />orders</span><span><i class="series-4" />wait for a budget</span><span>{day(days[days.length - 1]?.date)}</span></figcaption>
+    </figure>
+  );
+}

@@ -56,8 +56,8 @@ export function Head({ title, children, at, cli, curl, note }: Children & { titl
       <div><h1>{title}</h1>{note && <p class="note">{note}</p>}</div>
       <div class="tools">
         {at ? <span class="stamp" title="When the server was asked last">as of {clock(at)} UTC</span> : null}
-        {cli && <Copy text={cli} label="Copy the command that shows this">CLI</Copy>}
-        {curl && <Copy text={`curl --cacert root.pem -H "Authorization: Bearer $CHANCERY_TOKEN" '${location.origin}/api/v1${curl}'`} label="Copy the request behind this">curl</Copy>}
+        {cli && <Copy text={cli} label="CLI: copy the command that shows this">CLI</Copy>}
+        {curl && <Copy text={`curl --cacert root.pem -H "Authorization: Bearer $CHANCERY_TOKEN" '${location.origin}/api/v1${curl}'`} label="curl: copy the request behind this">curl</Copy>}
         {children}
       </div>
     </header>

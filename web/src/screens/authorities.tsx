@@ -40,7 +40,7 @@ export function Authority({ id }: { id: string }) {
         <Fields of={[["Subject", a.subject], ["Authority of", a.ca], ["Role", a.role], ["Key", a.key_type], ["Its key is", a.key_here ? "in this installation's key store" : "elsewhere"], ["Signed by", a.parent && <Link to={`/authorities/${a.parent}`}>{a.parent}</Link>], ["From", instant(a.not_before)], ["Until", instant(a.not_after)],
           ["SHA-256", a.fingerprint && <code class="break">{a.fingerprint}</code>], ["Made", instant(a.created_at)], ["Certificates", a.role === "issuing" && <Link to="/certs" query={{ q: `issuer:"${a.name}"` }}>show</Link>]]} />
       </Section>
-      {a.csr && <Section title="Waits for its certificate" wide><Command text={`chancery ca import ${a.name} CERTIFICATE`} /><Copy text={a.csr} label="Copy the request">Copy the request (PEM)</Copy></Section>}
+      {a.csr && <Section title="Waits for its certificate" wide><Command text={`chancery ca import ${a.name} CERTIFICATE`} /><Copy text={a.csr} label="Copy the request (PEM)">Copy the request (PEM)</Copy></Section>}
       {a.chains?.map((c, n) => <Section key={n} title={`Chain ${n + 1}`} wide actions={<Copy text={c} label={`Copy chain ${n + 1}`} />}><pre tabIndex={0}>{c}</pre></Section>)}
     </>
   );

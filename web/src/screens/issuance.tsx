@@ -1,5 +1,5 @@
-import { useMemo } from "preact/hooks";
-import { feed, live } from "../api";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { feed, get, live } from "../api";
 import { ago, count, instant } from "../format";
 import { List, type Column } from "../list";
 import { Command, Empty, Head, Section, Stat, State, Tabs } from "../parts";
@@ -32,12 +32,19 @@ function rates() {
   return { issued: of("certificate.issue"), failed: of("certificate.abandon"), revoked: of("certificate.revoke"), full: feed.value.length >= 500 };
 }
 
+// Named links to a certificate by its names, which the journal does not repeat.
+function Named({ id }: { id: string }) {
+  const [names, set] = useState("");
+  useEffect(() => { get<{ names: string[] }>(`/certs/${id}`).then((c) => set(c.names.join(", ")), () => undefined); }, [id]);
+  return <Link to={`/certs/${id}`}>{names || id}</Link>;
+}
+
 export function Issuance() {
   const show = param("show") || "live", r = useMemo(rates, [feed.value]);
-  const issued = feed.value.filter((e) => e.kind === "certificate.issue" || e.kind === "certificate.abandon").slice(0, 60);
+  const issued = feed.value.filter((e) => e.kind === "certificate.issue" || e.kind === "certificate.abandon").slice(0, 25);
   return (
     <>
-      <Head title="Issuance" cli="chancery acme orders list --watch" curl="/orders" note={live.value ? "live" : "the stream of changes is interrupted"} />
+      <Head title="Issuance" cli="chancery acme orders list --watch" curl="/acme/orders" note={live.value ? "live" : "the stream of changes is interrupted"} />
       <div class="stats">
         <Stat label="Issued in the last minute" value={count(r.issued) + (r.full ? "+" : "")} tone="good" />
         <Stat label="Failed in the last minute" value={count(r.failed)} tone={r.failed ? "bad" : ""} />
@@ -46,10 +53,10 @@ export function Issuance() {
       <Tabs label="Issuance" current={show} of={[{ name: "live", title: "Live", to: "/issuance" }, { name: "orders", title: "Orders", to: "/issuance", query: { show: "orders" } }, { name: "accounts", title: "Accounts", to: "/issuance", query: { show: "accounts" } }]} />
       {show === "live" && <Section title="As it happens" wide>
         {issued.length === 0 ? <Empty title="Nothing was issued since this page was opened."><Command text={`certbot certonly --server ${location.origin}/acme/default/directory --standalone -d www.example.com`} /></Empty>
-          : <ol class="events">{issued.map((e) => <li key={e.id}><time dateTime={e.at}>{instant(e.at)}</time> <State value={e.kind === "certificate.issue" ? "issued" : "abandoned"} /> <Link to={`/certs/${e.subject.replace("certificate:", "")}`}>{Array.isArray(e.data?.names) ? (e.data!.names as string[]).join(", ") : e.subject}</Link></li>)}</ol>}
+          : <ol class="events">{issued.map((e) => <li key={e.id}><time dateTime={e.at}>{instant(e.at)}</time> <State value={e.kind === "certificate.issue" ? "issued" : "abandoned"} /> <Named id={e.subject.replace("certificate:", "")} /></li>)}</ol>}
       </Section>}
-      {show === "orders" && <List<Order> path="/orders" label="orders" columns={orders} id={(o) => o.id} empty={<Empty title="No order was made yet." />} />}
-      {show === "accounts" && <List<Account> path="/accounts" label="accounts" columns={accounts} id={(a) => a.id} empty={<Empty title="No account was made yet." />} />}
+      {show === "orders" && <List<Order> path="/acme/orders" label="orders" columns={orders} id={(o) => o.id} empty={<Empty title="No order was made yet." />} />}
+      {show === "accounts" && <List<Account> path="/acme/accounts" label="accounts" columns={accounts} id={(a) => a.id} empty={<Empty title="No account was made yet." />} />}
     </>
   );
 }
