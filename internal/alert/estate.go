@@ -24,7 +24,7 @@ var (
 	qStrangers = db.SQL("alert.list_strangers", `SELECT id, subject_cn, names, owner, team, environment, managed, not_before, not_after,
 			(SELECT i.label FROM inventory_issuer i WHERE i.id = inventory.issuer_id),
 			(SELECT o.id FROM inventory o WHERE o.serial_key = inventory.serial_key AND o.serial = inventory.serial AND o.spki_hash = inventory.spki_hash AND (o.source & 67) <> 0 LIMIT 1)
-		FROM inventory WHERE (source & 8) <> 0 AND (source & 67) = 0 AND id > $1 ORDER BY id LIMIT $2`)
+		FROM inventory WHERE (source & 8) <> 0 AND (source & 67) = 0 AND status IN ('active', 'superseded') AND inventory.id > $1 ORDER BY inventory.id LIMIT $2`)
 	qFailing = db.SQL("alert.list_failing", `SELECT rhost, port, sni, address, failure, failed_since, last_seen_at, last_ok_at, desired_id FROM endpoint
 		WHERE failed_since IS NOT NULL AND (failed_since, rhost, port, sni, address) > ($1::bigint, $2::text, $3::bigint, $4::text, $5::text)
 		ORDER BY failed_since, rhost, port, sni, address LIMIT $6`)
@@ -66,7 +66,7 @@ func certificates(ctx context.Context, in *looking) (found []Match, next string,
 		status, until = "expired", in.now
 	}
 	after, _ := strconv.ParseInt(at[1], 10, 64) // 0 at the beginning
-	if status == "expired" && after == 0 {
+	if after == 0 {
 		after = in.now.Add(-afterEnd).UnixMilli()
 	}
 	n, last := 0, ""

@@ -116,7 +116,7 @@ var (
 	qHold = db.SQL("alert.claim_run", `UPDATE alert_run SET lease_until = $3, lease_token = $4
 		WHERE rule = $1 AND next_at <= $2 AND (lease_until < $2 OR lease_token = $4)
 		RETURNING rule, number, position, kept, next_at, finished_at, error`)
-	qMove = db.SQL("alert.move_run", `UPDATE alert_run SET number = $3, position = $4, kept = $5, next_at = $6, finished_at = COALESCE($7::bigint, finished_at), error = $8, lease_until = $9
+	qMove = db.SQL("alert.move_run", `UPDATE alert_run SET number = $3, position = $4, kept = $5, next_at = COALESCE($6::bigint, 0), finished_at = COALESCE($7::bigint, finished_at), error = $8, lease_until = $9
 		WHERE rule = $1 AND lease_token = $2`)
 	qFence = db.SQL("alert.check_run", `UPDATE alert_run SET lease_until = $3 WHERE rule = $1 AND lease_token = $2`)
 )
