@@ -456,16 +456,16 @@ func TestDeathBetweenSendAndMark(t *testing.T) {
 		_, err := w.s.TestChannel(dying, "ops", w.now)
 		check(t, err)
 		w.fails["ops"] = nil
-		channels := w.s.Channels()
-		send := channels[0].Send
-		channels[0].Send = func(ctx context.Context, m *alert.Message) error {
+		ops := &w.s.Channels()[1] // after "boss"
+		send := ops.Send
+		ops.Send = func(ctx context.Context, m *alert.Message) error {
 			check(t, send(ctx, m))
 			die() // as a kill would: nothing after this is stored
 			return context.Canceled
 		}
 		_, err = w.s.Deliver(dying, "ops", w.now)
 		check(t, err)
-		channels[0].Send = send
+		ops.Send = send
 		w.s.Takeover("another process", time.Minute, loop.Backoff{})
 		_, err = w.s.Deliver(context.Background(), "ops", w.now.Add(time.Minute))
 		check(t, err)

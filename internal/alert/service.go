@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,6 +61,7 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{cfg: cfg, db: cfg.DB, log: cfg.Log, token: db.NewID(time.Now()), meter: newMeters(cfg.Registry), wake: map[string]chan struct{}{},
 		pause: loop.Backoff{Base: 15 * time.Second, Max: 15 * time.Minute}, lease: time.Minute}
+	slices.SortFunc(cfg.Channels, func(a, b Channel) int { return strings.Compare(a.Name, b.Name) })
 	for _, c := range cfg.Channels {
 		s.wake[c.Name] = make(chan struct{}, 1)
 	}

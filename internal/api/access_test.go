@@ -56,11 +56,13 @@ var allowed = map[token.Permission][]string{
 		"list-accounts", "get-account", "list-orders", "get-order", "get-authorization", "list-limits", "list-limit-overrides",
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
 		"list-schedules", "get-schedule", "list-passes", "get-pass", "list-incidents", "get-incident", "list-findings", "get-checker",
-		"close-session", "list-approvals", "get-approval", "withdraw-approval"},
+		"close-session", "list-approvals", "get-approval", "withdraw-approval",
+		"list-alerts", "list-alert-rules", "list-alert-kinds", "list-alert-silences", "list-alert-deliveries", "get-alert-delivery", "list-alert-channels"},
 	token.Audit: {"list-tokens"},
 	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account", "create-incident", "cancel-incident",
 		"plan-edit", "edit-inventory", "import-certificates", "create-view", "update-view", "delete-view",
-		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results"},
+		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results",
+		"preview-alert-rule", "create-alert-silence", "end-alert-silence", "test-alert-channel"},
 	token.Approve: {"decide-approval"},
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"chancery/internal/acme/server"
+	"chancery/internal/alert"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -40,6 +41,9 @@ type Config struct {
 
 	// Scans are the scans that are repeated; nil: those of DB, which others run.
 	Scans *pass.Service
+
+	// Alerts keeps rules and silences; nil: those of DB, without channels.
+	Alerts *alert.Service
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -121,6 +125,9 @@ func New(cfg Config) (*Server, error) {
 	if s.cfg.DB != nil && s.cfg.Scans == nil {
 		s.cfg.Scans = pass.New(pass.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
 	}
+	if s.cfg.DB != nil && s.cfg.Alerts == nil {
+		s.cfg.Alerts = alert.New(alert.Config{DB: s.cfg.DB, Log: s.log})
+	}
 	s.feeds = s.newFeeds()
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
@@ -150,6 +157,7 @@ func (s *Server) registerAll() {
 	s.sessions()
 	s.approvals()
 	s.scans()
+	s.alerts()
 	s.about()
 }
 

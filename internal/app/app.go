@@ -14,6 +14,7 @@ import (
 
 	"chancery/internal/acme/perspective"
 	"chancery/internal/acme/server"
+	"chancery/internal/alert"
 	"chancery/internal/api"
 	"chancery/internal/audit"
 	"chancery/internal/bus"
@@ -95,6 +96,7 @@ type App struct {
 	watches   []*importer.Watch
 	scanDNS   *dns.Resolver
 	passes    *pass.Service
+	alerts    *alert.Service
 
 	bus     *bus.Bus
 	replica uint32 // this process, among those of the bus
@@ -115,7 +117,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openAlerts, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -365,6 +367,7 @@ func (a *App) backgroundLoops() []loop.Every {
 	loops = append(loops, a.accessLoops(every)...)
 	loops = append(loops, a.inventoryLoops()...)
 	loops = append(loops, a.scanLoops()...)
+	loops = append(loops, a.alertLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

@@ -7,6 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 
+	"chancery/internal/alert"
+	"chancery/internal/alert/email"
+	"chancery/internal/alert/pagerduty"
+	"chancery/internal/alert/slack"
+	"chancery/internal/alert/teams"
+	alerthook "chancery/internal/alert/webhook"
 	"chancery/internal/config"
 	"chancery/internal/deploy"
 	"chancery/internal/deploy/acm"
@@ -34,6 +40,11 @@ func DeployKinds() []deploy.Kind {
 		files.Kind, keystore.Kind, exec.Kind, webhook.Kind, ssh.Kind,
 		kubernetes.Kind, acm.Kind, f5.Kind,
 	}
+}
+
+// AlertKinds lists the kinds of alert channels: the only place that does.
+func AlertKinds() []alert.Kind {
+	return []alert.Kind{email.Kind, slack.Kind, teams.Kind, pagerduty.Kind, alerthook.Kind}
 }
 
 // Place is a configured target, ready to be deployed to.
@@ -122,13 +133,20 @@ func MakeState(data, name string) error {
 // over the network.
 func CheckKinds(c *config.Config) []error {
 	var found []error
-	for _, t := range c.Target {
-		_, err := OpenTarget(t, c.Server.Data, slog.New(slog.DiscardHandler), true)
+	add := func(err error) {
 		if many, ok := err.(interface{ Unwrap() []error }); ok {
 			found = append(found, many.Unwrap()...)
 		} else if err != nil {
 			found = append(found, err)
 		}
+	}
+	for _, t := range c.Target {
+		_, err := OpenTarget(t, c.Server.Data, slog.New(slog.DiscardHandler), true)
+		add(err)
+	}
+	for _, ch := range c.AlertChannel {
+		_, err := openChannel(ch, slog.New(slog.DiscardHandler))
+		add(err)
 	}
 	return found
 }

@@ -79,6 +79,15 @@ type Config struct {
 	// be set by variables.
 	Target []Target `toml:"target"`
 
+	// Alerts: which there are, and who is told, are rules in the database:
+	// docs/alerts.md.
+	Alert Alert `toml:"alert"`
+
+	// One table per place where people are told of alerts. Each has a name, a
+	// kind, and the keys of its kind: docs/alerts.md. Channels cannot be set by
+	// variables.
+	AlertChannel []AlertChannel `toml:"alert_channel"`
+
 	sources map[string]Source // dotted key -> where its value came from; absent = default
 }
 

@@ -86,6 +86,7 @@ func Default() *Config {
 			MaxTargets:  1_000_000,
 		},
 		Inventory: Inventory{WatchInterval: time.Minute, Retention: 400 * day},
+		Alert:     Alert{GroupWait: 30 * time.Second, GiveUp: day, Keep: 90 * day},
 		Log:       Log{Level: "info", Format: "auto"},
 		sources:   map[string]Source{},
 	}

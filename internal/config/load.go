@@ -230,6 +230,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultCTLog()
 	case *Target:
 		*p = DefaultTarget()
+	case *AlertChannel:
+		*p = DefaultAlertChannel()
 	}
 	return v
 }

@@ -82,7 +82,7 @@ func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Va
 		env := EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_")+"_"+key)
 		fmt.Fprintf(b, "\n### %s\n\n%s\n\n", key, docs[t.Name()+"."+f.Name])
 		fmt.Fprintf(b, "- value: %s%s\n- default: `%s`\n", describe(f), rangeText(f), literal(v.FieldByIndex(f.Index), f))
-		if t != reflect.TypeFor[Target]() {
+		if t != reflect.TypeFor[Target]() && t != reflect.TypeFor[AlertChannel]() {
 			fmt.Fprintf(b, "- variable: `%s`\n", env)
 		}
 	}

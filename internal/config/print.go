@@ -48,7 +48,11 @@ type printer struct {
 // list writes the entries of a [[section]].
 func (p *printer) list(name string, v reflect.Value) {
 	for i := range v.Len() {
-		if t, ok := v.Index(i).Interface().(Target); ok {
+		switch t := v.Index(i).Interface().(type) {
+		case Target:
+			p.section("[["+name+"]]", name+"."+t.Name, v.Index(i))
+			p.settings(t.settings)
+		case AlertChannel:
 			p.section("[["+name+"]]", name+"."+t.Name, v.Index(i))
 			p.settings(t.settings)
 		}

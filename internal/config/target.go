@@ -167,7 +167,10 @@ func (b *binder) entry(dst reflect.Value, n *node, key, path string) {
 	b.table(dst, own, key, path)
 	b.sources[key] = Source{File: path, Line: firstLine(n)}
 	s := Settings{path: path, key: key, line: firstLine(n), node: rest, all: n}
-	if t, ok := dst.Addr().Interface().(*Target); ok {
+	switch t := dst.Addr().Interface().(type) {
+	case *Target:
+		t.settings = s
+	case *AlertChannel:
 		t.settings = s
 	}
 }
