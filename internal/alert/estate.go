@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"chancery/internal/config"
 	"chancery/internal/db"
 )
 
@@ -199,6 +198,3 @@ func drift(ctx context.Context, in *looking) (found []Match, next string, err er
 	}
 	return found, next, err
 }
-
-// spanText writes a duration for people.
-func spanText(d time.Duration) string { return config.FormatDuration(d.Round(time.Second)) }

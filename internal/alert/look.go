@@ -2,6 +2,7 @@ package alert
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -114,8 +115,8 @@ func endsText(end, now time.Time) string {
 		return "ended on " + day
 	}
 	left := end.Sub(now)
-	if left > 48*time.Hour {
-		left = left.Round(24 * time.Hour)
+	if days := int(left.Hours() / 24); days > 2 {
+		return fmt.Sprintf("ends in %d days, on %s", days, day)
 	}
 	return "ends in " + left.Round(time.Minute).String() + ", on " + day
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"chancery/internal/acme/perspective"
@@ -173,6 +174,9 @@ func (a *App) openCA(ctx context.Context) (err error) {
 	}
 	return writeFile(a.paths.root(), rootPEM(a.ca), 0o644)
 }
+
+// Metrics is the registry of everything that the program measures.
+func (a *App) Metrics() *prometheus.Registry { return a.metrics.Registry }
 
 // Close releases everything that New opened.
 func (a *App) Close() error {

@@ -67,6 +67,7 @@ var levels = []level{
 	{"internal/e2e", 4, []string{"internal/app", "internal/bench"}},
 	{"web", 3, []string{"web/bundle"}},
 	{"cmd", 5, nil},
+	{"packaging", 5, nil},
 	{"internal/house", 5, nil},
 	{"internal/config/gen", 5, nil},
 }
