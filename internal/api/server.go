@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"chancery/internal/acme/server"
+	"chancery/internal/alert"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -41,6 +42,9 @@ type Config struct {
 
 	// Scans are the scans that are repeated; nil: those of DB, which others run.
 	Scans *pass.Service
+
+	// Alerts keeps rules and silences; nil: those of DB, without channels.
+	Alerts *alert.Service
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -125,6 +129,9 @@ func New(cfg Config) (*Server, error) {
 	if s.cfg.DB != nil && s.cfg.Scans == nil {
 		s.cfg.Scans = pass.New(pass.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
 	}
+	if s.cfg.DB != nil && s.cfg.Alerts == nil {
+		s.cfg.Alerts = alert.New(alert.Config{DB: s.cfg.DB, Log: s.log})
+	}
 	s.feeds = s.newFeeds()
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
@@ -156,6 +163,7 @@ func (s *Server) registerAll() {
 	s.sessions()
 	s.approvals()
 	s.scans()
+	s.alerts()
 	s.about()
 }
 

@@ -10,10 +10,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"chancery/internal/acme/perspective"
 	"chancery/internal/acme/server"
+	"chancery/internal/alert"
 	"chancery/internal/api"
 	"chancery/internal/audit"
 	"chancery/internal/bus"
@@ -97,6 +99,7 @@ type App struct {
 	watches   []*importer.Watch
 	scanDNS   *dns.Resolver
 	passes    *pass.Service
+	alerts    *alert.Service
 
 	bus     *bus.Bus
 	replica uint32 // this process, among those of the bus
@@ -117,7 +120,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openAlerts, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -173,6 +176,9 @@ func (a *App) openCA(ctx context.Context) (err error) {
 	}
 	return writeFile(a.paths.root(), rootPEM(a.ca), 0o644)
 }
+
+// Metrics is the registry of everything that the program measures.
+func (a *App) Metrics() *prometheus.Registry { return a.metrics.Registry }
 
 // Close releases everything that New opened.
 func (a *App) Close() error {
@@ -371,6 +377,7 @@ func (a *App) backgroundLoops() []loop.Every {
 	loops = append(loops, a.inventoryLoops()...)
 	loops = append(loops, a.scanLoops()...)
 	loops = append(loops, a.renewLoops()...)
+	loops = append(loops, a.alertLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

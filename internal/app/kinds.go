@@ -8,6 +8,12 @@ import (
 	"path/filepath"
 	"slices"
 
+	"chancery/internal/alert"
+	"chancery/internal/alert/email"
+	"chancery/internal/alert/pagerduty"
+	"chancery/internal/alert/slack"
+	"chancery/internal/alert/teams"
+	alerthook "chancery/internal/alert/webhook"
 	"chancery/internal/config"
 	"chancery/internal/deploy"
 	"chancery/internal/deploy/acm"
@@ -37,6 +43,11 @@ func DeployKinds() []deploy.Kind {
 		files.Kind, keystore.Kind, exec.Kind, webhook.Kind, ssh.Kind,
 		kubernetes.Kind, acm.Kind, f5.Kind,
 	}
+}
+
+// AlertKinds lists the kinds of alert channels: the only place that does.
+func AlertKinds() []alert.Kind {
+	return []alert.Kind{email.Kind, slack.Kind, teams.Kind, pagerduty.Kind, alerthook.Kind}
 }
 
 // Place is a configured target, ready to be deployed to.
@@ -138,6 +149,10 @@ func CheckKinds(c *config.Config) []error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Target)) {
 		_, err := OpenTarget(c, name, c.Server.Data, slog.New(slog.DiscardHandler), true)
+		add(err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.AlertChannel)) {
+		_, err := openChannel(c, name, slog.New(slog.DiscardHandler))
 		add(err)
 	}
 	return found

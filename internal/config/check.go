@@ -25,6 +25,7 @@ func (c *Config) Check() []error {
 	k.bus()
 	k.scan()
 	k.plugins()
+	k.alertChannels()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}

@@ -85,6 +85,14 @@ type Config struct {
 	// Log lines, on standard error.
 	Log Log `toml:"log"`
 
+	// Alerts: which there are, and who is told, are rules in the database:
+	// docs/alerts.md.
+	Alert Alert `toml:"alert"`
+
+	// One table per place where people are told of alerts. Each has a kind, and
+	// the keys of its kind: docs/alerts.md.
+	AlertChannel map[string]AlertChannel `toml:"alert_channel"`
+
 	sources map[string]Source // dotted key -> where its value came from; absent = default
 }
 

@@ -218,6 +218,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultIssuer()
 	case *Target:
 		*p = DefaultTarget()
+	case *AlertChannel:
+		*p = DefaultAlertChannel()
 	}
 	return v
 }

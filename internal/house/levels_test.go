@@ -50,7 +50,7 @@ var levels = []level{
 	{"internal/scan", 2, []string{"internal/inventory", "internal/job", "internal/scan/probe", "internal/scan/verdict"}},
 	{"internal/scan/pass", 2, []string{"internal/audit", "internal/inventory", "internal/scan"}},
 	{"internal/ctwatch", 2, []string{"internal/inventory"}},
-	{"internal/alert", 2, []string{"internal/inventory", "internal/job"}},
+	{"internal/alert", 2, []string{"internal/alert", "internal/audit", "internal/inventory", "internal/job"}},
 	{"internal/fleet", 2, nil},
 	{"internal/renew", 2, []string{"internal/acme", "internal/audit", "internal/deploy", "internal/inventory", "internal/issuer", "internal/job", "internal/limit"}},
 
@@ -67,6 +67,7 @@ var levels = []level{
 	{"internal/e2e", 4, []string{"internal/app", "internal/bench"}},
 	{"web", 3, []string{"web/bundle"}},
 	{"cmd", 5, nil},
+	{"packaging", 5, nil},
 	{"internal/house", 5, nil},
 	{"internal/config/gen", 5, nil},
 }

@@ -1,5 +1,6 @@
 // The table of contents of the UI.
 import type { ComponentType } from "preact";
+import { Alerts } from "./alerts";
 import { Approvals } from "./approvals";
 import { Audit } from "./audit";
 import { Authorities, Authority } from "./authorities";
@@ -22,6 +23,7 @@ export const screens: { path: string; nav?: string; view: ComponentType<any> }[]
   { path: "/scanners", nav: "Scanners", view: Scanners },
   { path: "/authorities", nav: "Authorities", view: Authorities },
   { path: "/authorities/:id", view: Authority },
+  { path: "/alerts", nav: "Alerts", view: Alerts },
   { path: "/approvals", nav: "Approvals", view: Approvals },
   { path: "/audit", nav: "Audit", view: Audit },
 ];
