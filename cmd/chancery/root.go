@@ -75,6 +75,7 @@ func sections(e env) []section {
 			newScan(e),
 			newDeploy(e),
 			newTargets(e),
+			newAgents(e),
 			newApprovals(e),
 			newAudit(e),
 		}},

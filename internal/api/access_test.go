@@ -56,11 +56,12 @@ var allowed = map[token.Permission][]string{
 		"list-accounts", "get-account", "list-orders", "get-order", "get-authorization", "list-limits", "list-limit-overrides",
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
 		"list-schedules", "get-schedule", "list-passes", "get-pass", "list-incidents", "get-incident", "list-findings", "get-checker",
-		"close-session", "list-approvals", "get-approval", "withdraw-approval"},
-	token.Audit: {"list-tokens"},
+		"close-session", "list-approvals", "get-approval", "withdraw-approval", "list-agents", "get-agent", "list-assignments"},
+	token.Audit: {"list-tokens", "list-agent-tokens"},
 	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account", "create-incident", "cancel-incident",
 		"plan-edit", "edit-inventory", "import-certificates", "create-view", "update-view", "delete-view",
-		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results"},
+		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results",
+		"revoke-agent", "create-assignment", "delete-assignment", "renew-assignment"},
 	token.Approve: {"decide-approval"},
 }
 

@@ -17,6 +17,7 @@ import (
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
+	fleet "chancery/internal/fleet/server"
 	"chancery/internal/httpd"
 	"chancery/internal/inventory"
 	"chancery/internal/keys"
@@ -40,6 +41,9 @@ type Config struct {
 
 	// Scans are the scans that are repeated; nil: those of DB, which others run.
 	Scans *pass.Service
+
+	// Fleet keeps the agents; nil: there are none, and none can be enrolled.
+	Fleet *fleet.Server
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -150,6 +154,7 @@ func (s *Server) registerAll() {
 	s.sessions()
 	s.approvals()
 	s.scans()
+	s.agents()
 	s.about()
 }
 

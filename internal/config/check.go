@@ -24,6 +24,7 @@ func (c *Config) Check() []error {
 	k.status()
 	k.bus()
 	k.scan()
+	k.agents()
 	k.targets()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
