@@ -34,7 +34,7 @@ type agentFlags struct {
 // --perspective it looks at names, otherwise it keeps certificates in service.
 func newAgent(e env) *cobra.Command {
 	var f agentFlags
-	var fleet fleetFlags
+	var fleet hostFlags
 	cmd := &cobra.Command{
 		Use:   "agent --server URL --token TOKEN --state DIR --config FILE | agent --perspective NAME",
 		Short: "Keep certificates in service on this host, or be a perspective",

@@ -16,14 +16,14 @@ import (
 	"chancery/internal/fleet/agent"
 )
 
-// fleetFlags are the flags of `chancery agent` on a host with certificates.
-type fleetFlags struct {
+// hostFlags are the flags of `chancery agent` on a host with certificates.
+type hostFlags struct {
 	server, token, tokenFile, state string
 	config, name, caFile            string
 	once                            bool
 }
 
-func (f *fleetFlags) add(cmd *cobra.Command, e env) {
+func (f *hostFlags) add(cmd *cobra.Command, e env) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.server, "server", "", "`URL` of the server to enrol at (default: where it is enrolled)")
 	fl.StringVar(&f.token, "token", e.getenv("CHANCERY_AGENT_TOKEN"), "enrolment `token`, for the first start (default: $CHANCERY_AGENT_TOKEN)")
@@ -36,10 +36,10 @@ func (f *fleetFlags) add(cmd *cobra.Command, e env) {
 }
 
 // wanted reports whether the command line asks for this kind of agent.
-func (f *fleetFlags) wanted() bool { return f.state != "" || f.server != "" || f.once }
+func (f *hostFlags) wanted() bool { return f.state != "" || f.server != "" || f.once }
 
 // run is an agent until ctx ends, or once.
-func (f *fleetFlags) run(ctx context.Context, e env, log *slog.Logger) error {
+func (f *hostFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	if f.state == "" {
 		return usagef("--state is missing: where the agent keeps its identity and keys")
 	}
@@ -71,7 +71,7 @@ func (f *fleetFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	return nil
 }
 
-func (f *fleetFlags) agentConfig(e env, log *slog.Logger) (cfg agent.Config, err error) {
+func (f *hostFlags) agentConfig(e env, log *slog.Logger) (cfg agent.Config, err error) {
 	cfg = agent.Config{Server: f.server, Token: f.token, Name: strings.ToLower(f.name), Version: e.build().Version, Log: log, Targets: map[string]agent.Target{}}
 	if cfg.State, err = filepath.Abs(f.state); err != nil {
 		return cfg, fmt.Errorf("find state directory: %w", err)
@@ -105,7 +105,7 @@ func (f *fleetFlags) agentConfig(e env, log *slog.Logger) (cfg agent.Config, err
 
 // targets opens the targets of this host; their journals are below the state
 // directory.
-func (f *fleetFlags) targets(e env, cfg *agent.Config, log *slog.Logger) error {
+func (f *hostFlags) targets(e env, cfg *agent.Config, log *slog.Logger) error {
 	if configPath(e, f.config) == "" {
 		return nil
 	}
@@ -121,7 +121,7 @@ func (f *fleetFlags) targets(e env, cfg *agent.Config, log *slog.Logger) error {
 	return nil
 }
 
-func (f *fleetFlags) target(t config.Target, state string, log *slog.Logger) (agent.Target, error) {
+func (f *hostFlags) target(t config.Target, state string, log *slog.Logger) (agent.Target, error) {
 	if err := app.MakeState(state, t.Name); err != nil {
 		return agent.Target{}, err
 	}

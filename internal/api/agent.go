@@ -109,7 +109,8 @@ func viewAgentToken(t *fleet.Token) AgentToken {
 	return AgentToken{ID: t.ID, NamePattern: t.NamePattern, Owner: t.Owner, CIDR: t.CIDR, CreatedBy: t.CreatedBy, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, UsedAt: instant(t.UsedAt), AgentID: t.AgentID}
 }
 
-type agentInput struct {
+// AgentInput names an agent.
+type AgentInput struct {
 	ID string `path:"id" maxLength:"128" doc:"Id or name"`
 }
 
@@ -133,7 +134,7 @@ func (s *Server) listAgents(ctx context.Context, in *ListInput) (*pageOf[Agent],
 	return pageFrom(rows, in.Limit, func(a *fleet.Agent) string { return a.Name }, viewAgent), nil
 }
 
-func (s *Server) getAgent(ctx context.Context, in *agentInput) (*bodyOf[Agent], error) {
+func (s *Server) getAgent(ctx context.Context, in *AgentInput) (*bodyOf[Agent], error) {
 	f, err := s.fleet()
 	if err != nil {
 		return nil, err
@@ -142,7 +143,7 @@ func (s *Server) getAgent(ctx context.Context, in *agentInput) (*bodyOf[Agent], 
 	return &bodyOf[Agent]{viewAgent(&a)}, err
 }
 
-func (s *Server) revokeAgent(ctx context.Context, in *agentInput) (*bodyOf[Agent], error) {
+func (s *Server) revokeAgent(ctx context.Context, in *AgentInput) (*bodyOf[Agent], error) {
 	f, err := s.fleet()
 	if err != nil {
 		return nil, err
@@ -152,7 +153,7 @@ func (s *Server) revokeAgent(ctx context.Context, in *agentInput) (*bodyOf[Agent
 }
 
 type listAssignmentsInput struct {
-	agentInput
+	AgentInput
 	ListInput
 }
 
@@ -177,7 +178,7 @@ func (s *Server) listAssignments(ctx context.Context, in *listAssignmentsInput) 
 }
 
 type createAssignmentInput struct {
-	agentInput
+	AgentInput
 	Body struct {
 		Names   []string `json:"names" minItems:"1" maxItems:"100" doc:"DNS names and addresses of the certificate"`
 		Targets []string `json:"targets" minItems:"1" maxItems:"16" doc:"Targets of the agent's own configuration, in the order in which they get it"`

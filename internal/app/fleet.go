@@ -55,6 +55,9 @@ func (a *App) newFleetIssuer(registered map[string]*ca.Profile) (*fleetIssuer, e
 	f := &fleetIssuer{app: a, ca: cmp.Or(c.CA, firstCA(a.cfg)), profiles: map[string]*ca.Profile{}, byProfile: map[string]rule{}}
 	section := a.cfg.CA[f.ca]
 	f.usual = cmp.Or(c.Profile, section.DefaultProfile)
+	if f.usual == "" && len(section.Profiles) > 0 {
+		f.usual = section.Profiles[0]
+	}
 	own, err := newRule(c.AllowNames, c.DenyNames)
 	if err != nil {
 		return nil, err

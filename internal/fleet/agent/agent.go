@@ -161,12 +161,13 @@ func (a *Agent) Run(ctx context.Context) error {
 // issued, and returns how many were put into service and how many failed.
 func (a *Agent) Once(ctx context.Context) (live, failed int, err error) {
 	for {
+		began := a.started
 		out, err := a.ask(ctx, true)
 		if err != nil {
 			return live, failed, err
 		}
-		if len(out.Tasks) == 0 && !out.Pending {
-			return live, failed, nil
+		if began && len(out.Tasks) == 0 && !out.Pending {
+			return live, failed, a.renewIfDue(ctx)
 		}
 		for _, r := range a.work(ctx, out.Tasks) {
 			if r.Live {
@@ -197,12 +198,15 @@ func (a *Agent) turn(ctx context.Context, once bool) (after time.Duration, err e
 		a.work(ctx, out.Tasks)
 		return 0, a.deliver(ctx)
 	}
-	if a.id.due(time.Now()) {
-		if err := a.renew(ctx); err != nil {
-			return 0, err
-		}
+	return time.Duration(out.AfterMS) * time.Millisecond, a.renewIfDue(ctx)
+}
+
+// renewIfDue renews the identity when half of its life is over.
+func (a *Agent) renewIfDue(ctx context.Context) error {
+	if !a.id.due(time.Now()) {
+		return nil
 	}
-	return time.Duration(out.AfterMS) * time.Millisecond, nil
+	return a.renew(ctx)
 }
 
 // ask sends a wait, the first one as the beginning of a session.

@@ -163,6 +163,7 @@ func (s *Server) wait(r *httpd.Request) (*httpd.Reply, error) {
 	out, err := s.tasks(r.Context(), &a, now)
 	if err == nil && len(out.Tasks) == 0 {
 		switch {
+		case m.Next != "": // it must write down that its session has begun
 		case m.Once:
 			err = s.pending(r.Context(), &a, out, now)
 		case p == nil:
