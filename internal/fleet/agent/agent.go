@@ -51,7 +51,8 @@ type Config struct {
 	// Roots the server may chain to, beside the pin of the token and the roots
 	// it named at enrolment; nil: none.
 	Roots *x509.CertPool
-	Log   *slog.Logger // nil: discard
+	Log   *slog.Logger     // nil: discard
+	Now   func() time.Time // for the identity's renewal; nil: time.Now
 	// Backoff between attempts to reach the server; zero: full jitter up to
 	// 10 s, growing to 120 s.
 	Backoff loop.Backoff
@@ -75,6 +76,9 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	if cfg.Backoff == (loop.Backoff{}) {
 		cfg.Backoff = loop.Backoff{Base: 10 * time.Second, Max: 2 * time.Minute}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	for _, dir := range []string{"", "keys", "journal", "targets"} {
 		if err := os.MkdirAll(filepath.Join(cfg.State, dir), 0o700); err != nil {
@@ -203,7 +207,7 @@ func (a *Agent) turn(ctx context.Context, once bool) (after time.Duration, err e
 
 // renewIfDue renews the identity when half of its life is over.
 func (a *Agent) renewIfDue(ctx context.Context) error {
-	if !a.id.due(time.Now()) {
+	if !a.id.due(a.cfg.Now()) {
 		return nil
 	}
 	return a.renew(ctx)
