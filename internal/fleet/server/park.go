@@ -253,7 +253,7 @@ func (s *Server) tasks(ctx context.Context, a *Agent, now time.Time) (*fleet.Tas
 
 // pending says whether something is on its way to an agent that does not stay.
 func (s *Server) pending(ctx context.Context, a *Agent, out *fleet.Tasks, now time.Time) error {
-	n, err := db.Get(ctx, s.cfg.DB.Read(), qPending, (*db.Row).Int, a.ID, now.Add(issueLease))
+	n, err := db.Get(ctx, s.cfg.DB.Read(), qPending, (*db.Row).Int, a.ID, now)
 	if out.Pending = n > 0; out.Pending {
 		out.AfterMS = pendingPoll.Milliseconds()
 	}

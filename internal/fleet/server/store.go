@@ -100,7 +100,7 @@ var (
 	// What an agent has to do, and the lease with which it is told.
 	qTasks   = db.SQL("fleet.list_tasks", `SELECT `+assignmentColumns+` FROM agent_assignment WHERE agent_id = $1 AND deliver_at <= $2 ORDER BY id LIMIT $3`)
 	qOffered = db.SQL("fleet.offer_tasks", `UPDATE agent_assignment SET deliver_at = $3 WHERE id = ANY($1::text[]) AND deliver_at <= $2`)
-	qPending = db.SQL("fleet.count_pending", `SELECT count(*) FROM agent_assignment WHERE agent_id = $1 AND csr IS NOT NULL AND issue_at <= $2`)
+	qPending = db.SQL("fleet.count_pending", `SELECT count(*) FROM agent_assignment WHERE agent_id = $1 AND csr IS NOT NULL AND (issue_at <= $2 OR lease_token <> '')`)
 	qAgain   = db.SQL("fleet.offer_again", `UPDATE agent_assignment SET deliver_at = $2 WHERE agent_id = $1 AND deliver_at > $2`)
 	qWake    = db.SQL("fleet.list_offers", `SELECT agent_id FROM agent_assignment WHERE deliver_at > $1 AND deliver_at <= $2 LIMIT 10000`)
 
