@@ -30,30 +30,51 @@ type agentFlags struct {
 	logFormat, logLevel       string
 }
 
-// newAgent is `chancery agent`.
+// newAgent is `chancery agent`: what runs on hosts elsewhere for a server. With
+// --perspective it looks at names, otherwise it keeps certificates in service.
 func newAgent(e env) *cobra.Command {
 	var f agentFlags
+	var fleet hostFlags
 	cmd := &cobra.Command{
-		Use:   "agent --perspective NAME",
-		Short: "Look at names from elsewhere, for a server that validates them",
-		Long: `Run a remote network perspective: it looks at identifiers from where it is, for
+		Use:   "agent --server URL --token TOKEN --state DIR --config FILE | agent --perspective NAME",
+		Short: "Keep certificates in service on this host, or be a perspective",
+		Long: `Keep certificates in service on a host that the server cannot reach. The agent
+dials out, and waits there for something to do. It makes its keys itself, and
+puts certificates into service at the [[target]]s of its own file; the server can
+name these and nothing else. With --once it does what there is to do and ends.
+See docs/agents.md.
+
+Or, with --perspective, run a remote network perspective: it looks at identifiers from where it is, for
 a server elsewhere that counts only what several perspectives see alike.
 
 The two know each other by pinned keys. ` + "`chancery agent key FILE`" + ` makes a key and
 prints its pin: the agent's goes into [perspective.NAME] of the server's
 configuration, the server's (DIR/perspective.key) into --primary here. The
 agent keeps nothing and needs no database. See docs/perspectives.md.`,
-		Example: `  chancery agent key /var/lib/chancery/agent.key
+		Example: `  chancery agent --server https://chancery.example.com --token-file token --state /var/lib/chancery-agent --config agent.toml
+  chancery agent --state /var/lib/chancery-agent --config agent.toml --once   # from cron, once it is enrolled
+  chancery agent key /var/lib/chancery/agent.key
   chancery agent --perspective fra --region ripe --listen :9443 \
       --key /var/lib/chancery/agent.key --primary sha256/47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.name == "" && fleet.wanted() {
+				log, err := newLogger(e, f.logLevel, f.logFormat)
+				if err != nil {
+					return err
+				}
+				return fleet.run(cmd.Context(), e, log)
+			}
+			if f.name == "" && !f.given() {
+				return usagef("either --state, to keep certificates in service here, or --perspective is needed")
+			}
 			if f.name == "" || f.region == "" || f.key == "" || len(f.primaries) == 0 {
 				return usagef("--perspective, --region, --key and --primary are needed")
 			}
 			return f.run(cmd.Context(), e)
 		},
 	}
+	fleet.add(cmd, e)
 	fl := cmd.Flags()
 	fl.StringVar(&f.name, "perspective", "", "`name` of the perspective, as in the server's configuration")
 	fl.StringVar(&f.region, "region", "", "`region` where it is, as in the server's configuration")
@@ -73,6 +94,9 @@ agent keeps nothing and needs no database. See docs/perspectives.md.`,
 	cmd.AddCommand(newAgentKey(e))
 	return cmd
 }
+
+// given reports whether anything of a perspective is on the command line.
+func (f *agentFlags) given() bool { return f.region != "" || f.key != "" || len(f.primaries) > 0 }
 
 // newAgentKey is `chancery agent key`.
 func newAgentKey(e env) *cobra.Command {

@@ -109,6 +109,9 @@ func (f *devFlags) config(e env) (*config.Config, error) {
 	if cfg.Server.HTTPURL, err = localURL("http", "--http-listen", f.httpListen); err != nil {
 		return nil, err
 	}
+	if len(cfg.Agents.AllowNames) == 0 {
+		cfg.Agents.AllowNames = []string{"localhost", "*.localhost", "*.test", "127.0.0.0/8", "::1/128"}
+	}
 	v := &cfg.Validation
 	v.HTTP01Port, v.TLSALPN01Port, v.Resolvers = f.http01Port, f.tlsALPN01Port, f.resolvers
 	v.AllowTargets = append(v.AllowTargets, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))

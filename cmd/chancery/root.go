@@ -78,6 +78,7 @@ func sections(e env) []section {
 			newScan(e),
 			newDeploy(e),
 			newTargets(e),
+			newAgents(e),
 			newAlerts(e),
 			newApprovals(e),
 			newAudit(e),

@@ -57,14 +57,13 @@ var allowed = map[token.Permission][]string{
 		"list-managed", "get-managed", "explain-managed", "list-queues", "plan-renewals", "list-drift", "list-drills", "get-drill",
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
 		"list-schedules", "get-schedule", "list-passes", "get-pass", "list-incidents", "get-incident", "list-findings", "get-checker",
-		"close-session", "list-approvals", "get-approval", "withdraw-approval",
+		"close-session", "list-approvals", "get-approval", "withdraw-approval", "list-agents", "get-agent", "list-assignments",
 		"list-alerts", "list-alert-rules", "list-alert-kinds", "list-alert-silences", "list-alert-deliveries", "get-alert-delivery", "list-alert-channels"},
-	token.Audit: {"list-tokens"},
+	token.Audit: {"list-tokens", "list-agent-tokens"},
 	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account", "create-incident", "cancel-incident",
 		"plan-edit", "edit-inventory", "import-certificates", "create-view", "update-view", "delete-view",
 		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results",
-		"create-managed", "adopt-managed", "update-managed", "remove-managed", "renew-managed", "renew-many", "pause-managed", "resume-managed", "change-queue", "start-drill",
-
+		"create-managed", "adopt-managed", "update-managed", "remove-managed", "renew-managed", "renew-many", "pause-managed", "resume-managed", "change-queue", "start-drill", "revoke-agent", "create-assignment", "delete-assignment", "renew-assignment",
 		"preview-alert-rule", "create-alert-silence", "end-alert-silence", "test-alert-channel"},
 	token.Approve: {"decide-approval"},
 }

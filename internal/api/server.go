@@ -18,6 +18,7 @@ import (
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
+	fleet "chancery/internal/fleet/server"
 	"chancery/internal/httpd"
 	"chancery/internal/inventory"
 	"chancery/internal/keys"
@@ -45,6 +46,9 @@ type Config struct {
 
 	// Alerts keeps rules and silences; nil: those of DB, without channels.
 	Alerts *alert.Service
+
+	// Fleet keeps the agents; nil: there are none, and none can be enrolled.
+	Fleet *fleet.Server
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -164,6 +168,7 @@ func (s *Server) registerAll() {
 	s.approvals()
 	s.scans()
 	s.alerts()
+	s.agents()
 	s.about()
 }
 

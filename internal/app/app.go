@@ -25,6 +25,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/dns"
 	"chancery/internal/fault"
+	fleet "chancery/internal/fleet/server"
 	"chancery/internal/httpd"
 	"chancery/internal/inventory"
 	"chancery/internal/inventory/follow"
@@ -93,6 +94,7 @@ type App struct {
 	renew        *renew.Engine
 	api          *api.Server
 	https        *httpsCert
+	fleet        *fleet.Server
 
 	inventory *inventory.Store
 	follower  *follow.Follower // with the role writer
@@ -226,7 +228,7 @@ func (a *App) Run(ctx context.Context) error {
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoops()
 	servers, serveCtx := errgroup.WithContext(ctx)
-	defer context.AfterFunc(serveCtx, a.api.Drain)()
+	defer context.AfterFunc(serveCtx, func() { a.api.Drain(); a.fleet.Drain() })()
 	background, _ := errgroup.WithContext(loopCtx)
 	background.Go(func() error { a.attend(loopCtx); return nil })
 	if a.has(config.RoleWriter) {
@@ -277,6 +279,9 @@ func (a *App) listen() ([]listener, error) {
 	secure := httpd.NewMux(httpMetrics)
 	a.acme.Routes(secure)
 	a.api.Routes(secure)
+	if a.has(config.RoleAgents) {
+		a.fleet.Routes(secure)
+	}
 	if err := a.homeRoutes(secure); err != nil {
 		return nil, err
 	}
@@ -296,7 +301,7 @@ func (a *App) listen() ([]listener, error) {
 		return nil
 	}
 	https := base
-	https.Handler, https.TLS, https.HTTP2 = secure, a.https.certs.TLS(), s.HTTP2
+	https.Handler, https.TLS, https.HTTP2 = secure, fleet.TLS(a.https.certs.TLS()), s.HTTP2
 	if a.opts.Chaos != nil {
 		https.Outside = chaos.New(*a.opts.Chaos, a.metrics.Registry, a.log).Wrap
 	}
@@ -378,6 +383,9 @@ func (a *App) backgroundLoops() []loop.Every {
 	loops = append(loops, a.scanLoops()...)
 	loops = append(loops, a.renewLoops()...)
 	loops = append(loops, a.alertLoops()...)
+	if a.has(config.RoleAgents) {
+		loops = append(loops, a.fleet.Loops(a.log, a.loops)...)
+	}
 	return append(loops, a.statusLoops()...)
 }
 

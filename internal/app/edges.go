@@ -39,7 +39,11 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if _, err := token.EnsureAdmin(ctx, a.db, a.paths.adminToken(), time.Now()); err != nil {
 		return err
 	}
-	ac := api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
+	a.https = &httpsCert{cfg: a.cfg, paths: a.paths, ca: a.ca, name: firstCA(a.cfg), certs: &httpd.Certificates{}}
+	if err := a.openFleet(registered); err != nil {
+		return err
+	}
+	ac := api.Config{DB: a.db, Fleet: a.fleet, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
 		Inventory: a.inventory, Renew: a.renew, Scans: a.passes, Alerts: a.alerts, Build: a.opts.Build, Log: a.log, Changed: a.changed, Revoked: a.status.RevokedMany}
 	if err := a.access(&ac); err != nil {
 		return err
@@ -47,7 +51,6 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if a.api, err = api.New(ac); err != nil {
 		return err
 	}
-	a.https = &httpsCert{cfg: a.cfg, paths: a.paths, ca: a.ca, name: firstCA(a.cfg), certs: &httpd.Certificates{}}
 	if err := a.recoverNow(ctx); err != nil {
 		return err
 	}

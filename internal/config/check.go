@@ -26,6 +26,7 @@ func (c *Config) Check() []error {
 	k.scan()
 	k.plugins()
 	k.alertChannels()
+	k.agents()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}

@@ -79,6 +79,10 @@ type Config struct {
 	// Scheduled scans, run by processes with the role scan.
 	Scan Scan `toml:"scan"`
 
+	// Programs on hosts that keep certificates in service there, and ask the
+	// processes with the role agents what to do.
+	Agents Agents `toml:"agents"`
+
 	// The list of every known certificate.
 	Inventory Inventory `toml:"inventory"`
 

@@ -89,6 +89,7 @@ func Default() *Config {
 			Timeout:     3 * time.Second,
 			MaxTargets:  1_000_000,
 		},
+		Agents:    Agents{MaxParked: 50_000},
 		Inventory: Inventory{WatchInterval: time.Minute, Retention: 400 * day},
 		Alert:     Alert{GroupWait: 30 * time.Second, GiveUp: day, Keep: 90 * day},
 		Log:       Log{Level: "info", Format: "auto"},

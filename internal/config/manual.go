@@ -15,6 +15,7 @@ import (
 // source is the text of the structs above. The manual is made from it when it
 // is asked for, so that it cannot be out of date.
 //
+//go:embed agents.go
 //go:embed alert.go
 //go:embed config.go
 //go:embed ctlog.go

@@ -10,7 +10,7 @@ import (
 var guarded = map[string]map[string]string{
 	"ca.NewGrant": {
 		"internal/acme/server": "makes evidence from opened, sealed proofs",
-		"internal/app":         "certifies the names of its own HTTPS listener",
+		"internal/app":         "certifies the names of its own HTTPS listener, agents, and what operators assigned to agents",
 	},
 	"challenge.Corroborate":    {"internal/acme/perspective": "asked every remote itself, by pinned keys"},
 	"challenge.CorroborateCAA": {"internal/acme/perspective": "asked every remote itself, by pinned keys"},

@@ -57,7 +57,7 @@ var levels = []level{
 	{"internal/acme/server", 3, nil},
 	{"internal/fleet/server", 3, nil},
 	{"internal/fleet/agent", 3, nil},
-	{"internal/api", 3, []string{"internal/acme/server"}},
+	{"internal/api", 3, []string{"internal/acme/server", "internal/fleet/server"}},
 	{"internal/api/client", 3, nil},
 	{"internal/backup", 3, nil},
 	{"internal/chaos", 3, nil},

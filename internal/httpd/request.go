@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"chancery/internal/fault"
 	"chancery/internal/obs"
@@ -47,6 +48,14 @@ func (r *Request) Set(attrs ...slog.Attr) { r.event.Set(attrs...) }
 // Quiet makes the log event of this request one for debugging, unless it fails:
 // for answers that come by the thousand in a second, and that metrics count.
 func (r *Request) Quiet() { r.x.quiet = true }
+
+// Hold gives a handler that waits on purpose until d from now: neither the time
+// to read a request nor the time to answer it ends the connection before. The
+// body must have been read.
+func (r *Request) Hold(d time.Duration) error {
+	c, end := http.NewResponseController(r.x.w), time.Now().Add(d)
+	return errors.Join(c.SetReadDeadline(end), c.SetWriteDeadline(end))
+}
 
 // SetHeader sets a header of the answer, whatever it will be: it holds for
 // replies and for problem documents alike (a Replay-Nonce, say).

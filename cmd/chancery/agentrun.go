@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"chancery/internal/app"
+	"chancery/internal/config"
+	"chancery/internal/fleet/agent"
+)
+
+// hostFlags are the flags of `chancery agent` on a host with certificates.
+type hostFlags struct {
+	server, token, tokenFile, state string
+	config, name, caFile            string
+	once                            bool
+}
+
+func (f *hostFlags) add(cmd *cobra.Command, e env) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.server, "server", "", "`URL` of the server to enrol at (default: where it is enrolled)")
+	fl.StringVar(&f.token, "token", e.getenv("CHANCERY_AGENT_TOKEN"), "enrolment `token`, for the first start (default: $CHANCERY_AGENT_TOKEN)")
+	fl.StringVar(&f.tokenFile, "token-file", "", "`file` with the enrolment token")
+	fl.StringVar(&f.state, "state", "", "`directory` of the agent: identity, keys, journals")
+	fl.StringVarP(&f.config, "config", "c", "", "`file` with the [[target]]s of this host")
+	fl.StringVar(&f.name, "name", "", "`name` of the agent (default: the host's name)")
+	fl.StringVar(&f.caFile, "ca-file", "", "`file` with more roots that the server may chain to")
+	fl.BoolVar(&f.once, "once", false, "do what there is to do, wait for what is being issued, and end; for cron")
+}
+
+// wanted reports whether the command line asks for this kind of agent.
+func (f *hostFlags) wanted() bool { return f.state != "" || f.server != "" || f.once }
+
+// run is an agent until ctx ends, or once.
+func (f *hostFlags) run(ctx context.Context, e env, log *slog.Logger) error {
+	if f.state == "" {
+		return usagef("--state is missing: where the agent keeps its identity and keys")
+	}
+	cfg, err := f.agentConfig(e, log)
+	if err != nil {
+		return err
+	}
+	a, err := agent.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	name, id := a.Name()
+	if !f.once {
+		log.Info("agent works", "agent", name, "targets", len(cfg.Targets))
+		return a.Run(ctx)
+	}
+	live, failed, err := a.Once(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "agent %s (%s): %d certificates put into service, %d failed\n", name, id, live, failed)
+	switch {
+	case failed > 0 && live > 0:
+		return &exitError{code: exitPartial, err: fmt.Errorf("%d certificates are not live", failed), next: "chancery agents show " + name}
+	case failed > 0:
+		return &exitError{code: exitFailed, err: fmt.Errorf("%d certificates are not live", failed), next: "chancery agents show " + name}
+	}
+	return nil
+}
+
+func (f *hostFlags) agentConfig(e env, log *slog.Logger) (cfg agent.Config, err error) {
+	cfg = agent.Config{Server: f.server, Token: f.token, Name: strings.ToLower(f.name), Version: e.build().Version, Log: log, Targets: map[string]agent.Target{}}
+	if cfg.State, err = filepath.Abs(f.state); err != nil {
+		return cfg, fmt.Errorf("find state directory: %w", err)
+	}
+	if f.tokenFile != "" {
+		text, err := os.ReadFile(f.tokenFile)
+		if err != nil {
+			return cfg, fmt.Errorf("read token: %w", err)
+		}
+		cfg.Token = strings.TrimSpace(string(text))
+	}
+	if cfg.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return cfg, fmt.Errorf("find the host's name: %w; give --name", err)
+		}
+		cfg.Name = strings.ToLower(host)
+	}
+	if f.caFile != "" {
+		text, err := os.ReadFile(f.caFile)
+		if err != nil {
+			return cfg, fmt.Errorf("read roots: %w", err)
+		}
+		cfg.Roots = x509.NewCertPool()
+		if !cfg.Roots.AppendCertsFromPEM(text) {
+			return cfg, usagef("%s holds no certificate in PEM", f.caFile)
+		}
+	}
+	return cfg, f.targets(e, &cfg, log)
+}
+
+// targets opens the targets of this host; their journals are below the state
+// directory.
+func (f *hostFlags) targets(e env, cfg *agent.Config, log *slog.Logger) error {
+	if configPath(e, f.config) == "" {
+		return nil
+	}
+	c, err := loadConfig(e, f.config)
+	if err != nil {
+		return err
+	}
+	for _, t := range c.Target {
+		if cfg.Targets[t.Name], err = f.target(t, cfg.State, log); err != nil {
+			return badConfig(e, configPath(e, f.config), err)
+		}
+	}
+	return nil
+}
+
+func (f *hostFlags) target(t config.Target, state string, log *slog.Logger) (agent.Target, error) {
+	if err := app.MakeState(state, t.Name); err != nil {
+		return agent.Target{}, err
+	}
+	p, err := app.OpenTarget(t, state, log, false)
+	if err != nil {
+		return agent.Target{}, err
+	}
+	return agent.Target{Target: p.Target, Options: p.Options}, nil
+}
