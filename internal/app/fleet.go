@@ -28,14 +28,14 @@ type fleetIssuer struct {
 	usual     string
 	allow     []pki.Pattern
 	deny      []pki.Pattern
-	rules     []rule // of the CA
-	byProfile map[string]rule
+	rules     []nameRule // of the CA
+	byProfile map[string]nameRule
 }
 
-// rule is what a section says about names; an empty allow means anything.
-type rule struct{ allow, deny []pki.Pattern }
+// nameRule is what a section says about names; an empty allow means anything.
+type nameRule struct{ allow, deny []pki.Pattern }
 
-func (r rule) passes(id pki.Identifier) bool {
+func (r nameRule) passes(id pki.Identifier) bool {
 	return !pki.MatchAny(r.deny, id) && (len(r.allow) == 0 || pki.MatchAny(r.allow, id))
 }
 
@@ -52,7 +52,7 @@ func (a *App) openFleet(registered map[string]*ca.Profile) (err error) {
 
 func (a *App) newFleetIssuer(registered map[string]*ca.Profile) (*fleetIssuer, error) {
 	c := a.cfg.Agents
-	f := &fleetIssuer{app: a, ca: cmp.Or(c.CA, firstCA(a.cfg)), profiles: map[string]*ca.Profile{}, byProfile: map[string]rule{}}
+	f := &fleetIssuer{app: a, ca: cmp.Or(c.CA, firstCA(a.cfg)), profiles: map[string]*ca.Profile{}, byProfile: map[string]nameRule{}}
 	section := a.cfg.CA[f.ca]
 	f.usual = cmp.Or(c.Profile, section.DefaultProfile)
 	if f.usual == "" && len(section.Profiles) > 0 {
@@ -83,7 +83,7 @@ func (a *App) newFleetIssuer(registered map[string]*ca.Profile) (*fleetIssuer, e
 	return f, nil
 }
 
-func newRule(allow, deny []string) (r rule, err error) {
+func newRule(allow, deny []string) (r nameRule, err error) {
 	if r.allow, err = pki.ParsePatterns(allow); err == nil {
 		r.deny, err = pki.ParsePatterns(deny)
 	}
@@ -126,12 +126,12 @@ func (f *fleetIssuer) permit(names []pki.Identifier, profile string) error {
 	if p == nil {
 		return fault.New(fault.InvalidProfile, "CA %q has no profile %.64q", f.ca, profile)
 	}
-	own := rule{f.allow, f.deny}
+	own := nameRule{f.allow, f.deny}
 	for _, id := range names {
 		if len(f.allow) == 0 || !own.passes(id) {
 			return fault.New(fault.RejectedIdentifier, "agents.allow_names of the server's configuration does not allow %s; add a pattern for it", id.Value)
 		}
-		for _, r := range append([]rule{f.byProfile[profile]}, f.rules...) {
+		for _, r := range append([]nameRule{f.byProfile[profile]}, f.rules...) {
 			if !r.passes(id) {
 				return fault.New(fault.RejectedIdentifier, "the rules of CA %q and profile %s do not allow %s", f.ca, profile, id.Value)
 			}
