@@ -88,6 +88,13 @@ func (s *Service) Deliver(ctx context.Context, channel string, now time.Time) (n
 	if i < 0 {
 		return n, fmt.Errorf("deliver alerts: there is no channel %q", channel)
 	}
+	_, err = db.Get(ctx, s.db.Read(), qOldest, (*db.Row).Time, channel)
+	if errors.Is(err, db.ErrNotFound) {
+		return n, nil // nothing waits, and nothing is written
+	}
+	if err != nil {
+		return n, fmt.Errorf("look at deliveries: %w", err)
+	}
 	for range sendsPer {
 		d, ok, err := s.take(ctx, channel, now)
 		if err != nil || !ok {

@@ -1,6 +1,7 @@
 package alert
 
 import (
+	"cmp"
 	"context"
 	"encoding/json/v2"
 	"errors"
@@ -124,6 +125,10 @@ func (s *Service) storePage(ctx context.Context, rule *Rule, look *Look, at *run
 	matches, subjects := admit(rule, found)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		fired = 0
+		// The row of the run is the lock: what is open is read behind it.
+		if held, err := tx.Exec(ctx, qFence, at.rule, s.token, now.Add(s.lease)); err != nil || held != 1 {
+			return cmp.Or(err, errLost)
+		}
 		open := map[string]*Alert{}
 		if len(subjects) > 0 {
 			rows, err := db.List(ctx, tx, qOpenOf, scanAlert, rule.Name, subjects)

@@ -51,6 +51,9 @@ type notifier struct {
 
 // Notify makes messages of what began, ended, and went on for too long.
 func (s *Service) Notify(ctx context.Context, now time.Time) (n loop.Count, err error) {
+	if idle, err := s.idle(ctx, now); err != nil || idle {
+		return n, err
+	}
 	at, ok, err := s.claim(ctx, notifyRun, now)
 	if err != nil || !ok {
 		return n, err
@@ -82,6 +85,19 @@ func (s *Service) Notify(ctx context.Context, now time.Time) (n loop.Count, err 
 		}
 	}
 	return n, nil
+}
+
+// idle reports whether there is nothing to tell: then nothing is written.
+func (s *Service) idle(ctx context.Context, now time.Time) (bool, error) {
+	found := 0
+	look := func(q *db.Stmt, args ...any) error {
+		return s.db.Read().All(ctx, q, func(*db.Row) error { found++; return nil }, args...)
+	}
+	err := errors.Join(look(qUntold, "", 1), look(qEscalating, now, 1), look(qUnclosed, 1))
+	if err != nil {
+		return false, fmt.Errorf("look for alerts to tell: %w", err)
+	}
+	return found == 0, nil
 }
 
 // page writes one page of episodes under the lease.
