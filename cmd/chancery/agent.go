@@ -40,7 +40,7 @@ func newAgent(e env) *cobra.Command {
 		Short: "Keep certificates in service on this host, or be a perspective",
 		Long: `Keep certificates in service on a host that the server cannot reach. The agent
 dials out, and waits there for something to do. It makes its keys itself, and
-puts certificates into service at the [[target]]s of its own file; the server can
+puts certificates into service at the [target.NAME]s of its own file; the server can
 name these and nothing else. With --once it does what there is to do and ends.
 See docs/agents.md.
 

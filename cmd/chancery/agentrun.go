@@ -5,8 +5,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,7 +31,7 @@ func (f *hostFlags) add(cmd *cobra.Command, e env) {
 	fl.StringVar(&f.token, "token", e.getenv("CHANCERY_AGENT_TOKEN"), "enrolment `token`, for the first start (default: $CHANCERY_AGENT_TOKEN)")
 	fl.StringVar(&f.tokenFile, "token-file", "", "`file` with the enrolment token")
 	fl.StringVar(&f.state, "state", "", "`directory` of the agent: identity, keys, journals")
-	fl.StringVarP(&f.config, "config", "c", "", "`file` with the [[target]]s of this host")
+	fl.StringVarP(&f.config, "config", "c", "", "`file` with the [target.NAME]s of this host")
 	fl.StringVar(&f.name, "name", "", "`name` of the agent (default: the host's name)")
 	fl.StringVar(&f.caFile, "ca-file", "", "`file` with more roots that the server may chain to")
 	fl.BoolVar(&f.once, "once", false, "do what there is to do, wait for what is being issued, and end; for cron")
@@ -113,19 +115,19 @@ func (f *hostFlags) targets(e env, cfg *agent.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range c.Target {
-		if cfg.Targets[t.Name], err = f.target(t, cfg.State, log); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(c.Target)) {
+		if cfg.Targets[name], err = f.target(c, name, cfg.State, log); err != nil {
 			return badConfig(e, configPath(e, f.config), err)
 		}
 	}
 	return nil
 }
 
-func (f *hostFlags) target(t config.Target, state string, log *slog.Logger) (agent.Target, error) {
-	if err := app.MakeState(state, t.Name); err != nil {
+func (f *hostFlags) target(c *config.Config, name, state string, log *slog.Logger) (agent.Target, error) {
+	if err := app.MakeState(state, name); err != nil {
 		return agent.Target{}, err
 	}
-	p, err := app.OpenTarget(t, state, log, false)
+	p, err := app.OpenTarget(c, name, state, log, false)
 	if err != nil {
 		return agent.Target{}, err
 	}

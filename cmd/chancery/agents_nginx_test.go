@@ -29,7 +29,7 @@ func TestAgentReloadsNginx(t *testing.T) {
 	}
 	fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d ssl; server_name www.test; ssl_certificate %[2]s/live/www.test/fullchain.pem; ssl_certificate_key %[2]s/live/www.test/privkey.pem; return 204; }\n}\n", port, dir)
 	conf := deploytest.WriteFile(t, filepath.Join(dir, "nginx.conf"), b.String())
-	deploytest.WriteFile(t, h.conf(), fmt.Sprintf("[server]\ndata = %q\n\n[[target]]\nname = \"web\"\nkind = \"nginx\"\ndir = %q\npid_file = %q\ntest = [%q, \"-p\", %q, \"-c\", %q, \"-t\", \"-q\"]\nprobe = [%q]\n",
+	deploytest.WriteFile(t, h.conf(), fmt.Sprintf("[server]\ndata = %q\n\n[target.web]\nkind = \"nginx\"\ndir = %q\npid_file = %q\ntest = [%q, \"-p\", %q, \"-c\", %q, \"-t\", \"-q\"]\nprobe = [%q]\n",
 		h.state(), dir+"/live", dir+"/nginx.pid", bin, dir, conf, h.addr))
 	if err := os.MkdirAll(h.state(), 0o700); err != nil {
 		t.Fatal(err)

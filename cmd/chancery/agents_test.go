@@ -59,7 +59,7 @@ func newHost(t *testing.T, s *shell, name string) *host {
 // configure writes the target of the host.
 func (h *host) configure(more string) {
 	h.t.Helper()
-	text := fmt.Sprintf("[[target]]\nname = \"web\"\nkind = \"files\"\ndir = %q\nsettle = \"1s\"\n%s", filepath.Join(h.dir, "live"), more)
+	text := fmt.Sprintf("[target.web]\nkind = \"files\"\ndir = %q\nsettle = \"1s\"\n%s", filepath.Join(h.dir, "live"), more)
 	if err := os.WriteFile(h.conf(), []byte(text), 0o600); err != nil {
 		h.t.Fatal(err)
 	}

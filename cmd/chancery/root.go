@@ -84,8 +84,7 @@ func sections(e env) []section {
 			newAudit(e),
 		}},
 		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e), newBackup(e), newRestore(e), newMigrate(e)}},
-		{"Measure", []*cobra.Command{newBench(e)}},
-		{"About", []*cobra.Command{newCompletion(e), newMan(e), newVersion(e)}},
+		{"Also", []*cobra.Command{newBench(e), newCompletion(e), newMan(e), newVersion(e)}},
 	}
 }
 

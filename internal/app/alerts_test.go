@@ -37,7 +37,6 @@ func TestAlertChannelsThatAreWrong(t *testing.T) {
 		"[alert_channel.ops]\nkind = \"pigeon\"\n":                                             "there is no kind \"pigeon\" of alert channel",
 		"[alert_channel.ops]\nkind = \"slack\"\n":                                              "url_file: must be set",
 		"[alert_channel.ops]\nkind = \"slack\"\nurl_file = \"x\"\ncolour = \"red\"\n":          "alert_channel.ops.colour",
-		"[alert_channel.Ops]\nkind = \"slack\"\nurl_file = \"x\"\n":                            "a name is 1 to 64",
 		"[alert_channel.ops]\nkind = \"slack\"\nurl_file = \"x\"\nseverity = \"dreadful\"\n":   "must be info, warning or critical",
 		"[alert_channel.ops]\nkind = \"email\"\nserver = \"m.example:587\"\nfrom = \"nobody\"": "chancery.toml:4: alert_channel.ops.from: must be an address",
 	} {

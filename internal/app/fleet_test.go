@@ -43,24 +43,22 @@ func agentConfig(t testing.TB, in *instance, dir, name string) agent.Config {
 	t.Helper()
 	made, err := client.Post[api.NewAgentToken](context.Background(), in.api, "/agent-tokens", map[string]any{"name_pattern": name})
 	check(t, err)
-	target := config.DefaultTarget()
-	target.Name, target.Kind, target.Probe = "web", "files", []string{"none"}
-	place, err := app.OpenTarget(withDir(t, dir, target), dir, slog.New(slog.DiscardHandler), false)
+	place, err := app.OpenTarget(withFiles(t, dir, "web"), "web", dir, slog.New(slog.DiscardHandler), false)
 	check(t, err)
 	check(t, app.MakeState(dir, "web"))
 	return agent.Config{Server: strings.TrimSuffix(in.API, api.Prefix), State: dir, Token: made.Secret, Name: name, Version: "test",
 		Targets: map[string]agent.Target{"web": {Target: place.Target, Options: place.Options}}, Backoff: loop.Backoff{Base: 100 * time.Millisecond, Max: time.Second}}
 }
 
-// withDir gives a target of files its directory, as a configuration would.
-func withDir(t testing.TB, dir string, target config.Target) config.Target {
+// withFiles returns a configuration with a target of files.
+func withFiles(t testing.TB, dir, name string) *config.Config {
 	t.Helper()
 	path := filepath.Join(dir, "agent.toml")
 	check(t, os.MkdirAll(dir, 0o700))
-	check(t, os.WriteFile(path, []byte(fmt.Sprintf("[[target]]\nname = %q\nkind = %q\nprobe = [\"none\"]\ndir = %q\n", target.Name, target.Kind, filepath.Join(dir, "live"))), 0o600))
+	check(t, os.WriteFile(path, []byte(fmt.Sprintf("[target.%s]\nkind = \"files\"\nprobe = [\"none\"]\ndir = %q\n", name, filepath.Join(dir, "live"))), 0o600))
 	c, err := config.Load(path, nil)
 	check(t, err)
-	return c.Target[0]
+	return c
 }
 
 func agentsOf(t testing.TB, in *instance) []api.Agent {
