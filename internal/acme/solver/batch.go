@@ -248,7 +248,10 @@ func (g *group) wakeLocked(at time.Time) {
 
 // dropLocked gives up one claim on a record.
 func (g *group) dropLocked(k recordKey, e *entry) {
-	if e.refs--; e.refs > 0 || e.bad {
+	if e.bad {
+		return // nobody has it
+	}
+	if e.refs--; e.refs > 0 {
 		return
 	}
 	switch {
