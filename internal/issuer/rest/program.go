@@ -65,16 +65,17 @@ func (p *Program) Run(ctx context.Context, stdin io.Reader) ([]byte, error) {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) && err != nil:
 		return nil, fmt.Errorf("run %s: it took longer than %s", name, p.timeout)
 	case err != nil:
-		return stdout.Bytes(), fmt.Errorf("run %s: %w: %s", name, err, Tidy(strings.TrimSpace(stderr.String())))
+		return stdout.buf.Bytes(), fmt.Errorf("run %s: %w: %s", name, err, Tidy(strings.TrimSpace(stderr.buf.String())))
 	case stdout.over:
 		return nil, fmt.Errorf("run %s: its output is longer than %d bytes", name, maxStdout)
 	}
-	return stdout.Bytes(), nil
+	return stdout.buf.Bytes(), nil
 }
 
-// limited keeps the first, or the last, octets that are written to it.
+// limited keeps the first, or the last, octets that are written to it. The
+// buffer is not embedded: its ReadFrom would have no limit.
 type limited struct {
-	bytes.Buffer
+	buf  bytes.Buffer
 	max  int
 	tail bool
 	over bool
@@ -83,15 +84,15 @@ type limited struct {
 func (l *limited) Write(b []byte) (int, error) {
 	n := len(b)
 	if l.tail {
-		l.Buffer.Write(b)
-		if extra := l.Len() - l.max; extra > 0 {
-			l.Next(extra)
+		l.buf.Write(b)
+		if extra := l.buf.Len() - l.max; extra > 0 {
+			l.buf.Next(extra)
 		}
 		return n, nil
 	}
-	if room := l.max - l.Len(); len(b) > room {
+	if room := l.max - l.buf.Len(); len(b) > room {
 		l.over, b = true, b[:room]
 	}
-	l.Buffer.Write(b)
+	l.buf.Write(b)
 	return n, nil
 }

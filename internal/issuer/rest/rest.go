@@ -390,3 +390,11 @@ func classOf(status int) issuer.Class {
 	}
 	return issuer.Permanent
 }
+
+// JSON decodes the body of a reply.
+func (r *Reply) JSON(out any) error {
+	if err := json.Unmarshal(r.Body, out); err != nil {
+		return &issuer.Error{Class: issuer.Unavailable, Err: errors.New("the reply is not the JSON that was expected")}
+	}
+	return nil
+}

@@ -5,18 +5,17 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"chancery/internal/acme/solver"
+	"chancery/internal/issuer/issuertest"
 )
 
 // Suite is a provider and a way to look at what it did.
@@ -163,60 +162,10 @@ func (s *Suite) failures(t *testing.T) {
 }
 
 // Front is an HTTP server before an API, that refuses requests on demand.
-type Front struct {
-	*httptest.Server
-	mu      sync.Mutex
-	times   int
-	status  int
-	after   string
-	changes int
-}
+type Front = issuertest.Front
 
 // NewFront serves api through a Front until the test ends.
-func NewFront(t testing.TB, api http.Handler) *Front {
-	f := &Front{}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if status, after := f.next(r.Method); status != 0 {
-			if after != "" {
-				w.Header().Set("Retry-After", after)
-			}
-			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(status)
-			fmt.Fprintf(w, `{"message": "refused on demand", "error": "refused on demand"}`)
-			return
-		}
-		api.ServeHTTP(w, r)
-	}))
-	t.Cleanup(f.Close)
-	return f
-}
-
-func (f *Front) next(method string) (int, string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.times != 0 {
-		f.times--
-		return f.status, f.after
-	}
-	if method != http.MethodGet && method != http.MethodHead {
-		f.changes++
-	}
-	return 0, ""
-}
-
-// Fail refuses the next requests; times -1 is all, and 0 none.
-func (f *Front) Fail(times, status int, retryAfter string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.times, f.status, f.after = times, status, retryAfter
-}
-
-// Changes counts the requests that were let through and are no reads.
-func (f *Front) Changes() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.changes
-}
+func NewFront(t testing.TB, api http.Handler) *Front { return issuertest.NewFront(t, api) }
 
 // Open opens a provider by its kind, with settings changed by set.
 func Open(t testing.TB, k solver.Kind, config any) solver.Provider {
