@@ -398,3 +398,9 @@ func (r *Reply) JSON(out any) error {
 	}
 	return nil
 }
+
+// IsStatus reports whether err is a reply with a status.
+func IsStatus(err error, status int) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == status
+}
