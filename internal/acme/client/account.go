@@ -118,7 +118,14 @@ func (a *Account) load(ctx context.Context) (*stored, crypto.Signer, error) {
 		return nil, nil, fmt.Errorf("read ACME account: %w", err)
 	}
 	if value == nil {
-		return a.create(ctx)
+		if err := a.create(ctx); err != nil {
+			return nil, nil, err
+		}
+		// Another process may have made one at the same time; the one that
+		// was kept last is everybody's.
+		if value, err = a.cfg.Kept(ctx, a.name); err != nil {
+			return nil, nil, fmt.Errorf("read ACME account: %w", err)
+		}
 	}
 	s := new(stored)
 	if err := json.Unmarshal(value, s); err != nil {
@@ -135,17 +142,17 @@ func (a *Account) load(ctx context.Context) (*stored, crypto.Signer, error) {
 	return s, signer, nil
 }
 
-func (a *Account) create(ctx context.Context) (*stored, crypto.Signer, error) {
+// create keeps a new key.
+func (a *Account) create(ctx context.Context) error {
 	key, err := keys.Generate(a.cfg.KeyType)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make account key: %w", err)
+		return fmt.Errorf("make account key: %w", err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("encode account key: %w", err)
+		return fmt.Errorf("encode account key: %w", err)
 	}
-	s := &stored{Directory: a.cfg.Client.cfg.Directory, Key: der}
-	return s, key, a.keep(ctx, s)
+	return a.keep(ctx, &stored{Directory: a.cfg.Client.cfg.Directory, Key: der})
 }
 
 func (a *Account) keep(ctx context.Context, s *stored) error {
