@@ -58,6 +58,7 @@ type Request struct {
 	Profile     string           // profile or product at the CA; "" = its default
 	NotAfter    time.Time        // zero = as long as the CA gives
 	Replaces    []byte           // DER of the predecessor if this issuer made it, or nil (RFC 9773 section 5)
+	Urgent      bool             // somebody waits: nothing is delayed to be batched with others
 
 	// State is what an earlier, interrupted call saved last; zero at first.
 	State State
@@ -137,7 +138,13 @@ type Env struct {
 	// Solver presents challenges for kinds that need it; nil when none is
 	// configured.
 	Solver Solver
+	// Deadline is how long a CA that answers later may take, for issuers that
+	// do not say so themselves; 0 = DefaultDeadline.
+	Deadline time.Duration
 }
+
+// DefaultDeadline is how long a CA may take when nobody says otherwise.
+const DefaultDeadline = 10 * time.Minute
 
 // Solver presents the responses to ACME challenges of many orders together.
 // One value serves all issuers, so that names of one DNS zone share a change.
@@ -158,6 +165,8 @@ type Response struct {
 	Token            string // RFC 8555 section 8.3
 	KeyAuthorization string // RFC 8555 section 8.1
 	// Record is the full DNS name and Value the TXT value for the DNS types;
-	// both are "" otherwise.
+	// both are "" otherwise. For dns-persist-01 Value has one record that would
+	// do per line.
 	Record, Value string
+	Urgent        bool // do not wait for others to share a change with
 }
