@@ -28,6 +28,8 @@ var (
 // set stores a value of the file in dst, or says what belongs there.
 func set(dst reflect.Value, f reflect.StructField, value any) error {
 	switch v := value.(type) {
+	case variableText:
+		return setText(dst, f, string(v))
 	case string:
 		if dst.Kind() != reflect.Slice && dst.Kind() != reflect.Bool && !isPlainInt(dst.Type(), f) {
 			return setText(dst, f, v)

@@ -22,6 +22,7 @@ func (c *Config) Check() []error {
 	k.status()
 	k.bus()
 	k.scan()
+	k.cloudSources()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}

@@ -59,6 +59,10 @@ type Config struct {
 	// Scheduled scans, run by processes with the role scan.
 	Scan Scan `toml:"scan"`
 
+	// One table per place that keeps certificates: a cloud's store, a cluster, a
+	// secret manager. Processes with the role scan list them into the inventory.
+	CloudSource map[string]CloudSource `toml:"source"`
+
 	// The list of every known certificate.
 	Inventory Inventory `toml:"inventory"`
 

@@ -80,9 +80,10 @@ func Default() *Config {
 			Timeout:     3 * time.Second,
 			MaxTargets:  1_000_000,
 		},
-		Inventory: Inventory{WatchInterval: time.Minute, Retention: 400 * day},
-		Log:       Log{Level: "info", Format: "auto"},
-		sources:   map[string]Source{},
+		CloudSource: map[string]CloudSource{},
+		Inventory:   Inventory{WatchInterval: time.Minute, Retention: 400 * day},
+		Log:         Log{Level: "info", Format: "auto"},
+		sources:     map[string]Source{},
 	}
 }
 

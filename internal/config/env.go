@@ -80,6 +80,9 @@ func (b *binder) overlayEntry(m reflect.Value, entry, prefix, key, name, value s
 func (b *binder) overlay(dst reflect.Value, prefix, key, name, value string) {
 	src := Source{Env: name}
 	f, ok := fieldOf(dst.Type(), key)
+	if !ok && collect(dst, key, join(prefix, key), "", &node{value: variableText(value)}) {
+		return
+	}
 	if !ok {
 		if !kubernetesLink.MatchString(name) {
 			b.fail(src, join(prefix, key), "unknown key%s", hint(key, keysOf(dst.Type())))

@@ -154,6 +154,7 @@ func (b *binder) table(dst reflect.Value, n *node, prefix, path string) {
 		child, key := n.table[name], join(prefix, name)
 		src := Source{File: path, Line: child.line}
 		switch field, ok := fieldOf(dst.Type(), name); {
+		case !ok && child.table == nil && collect(dst, name, key, path, child):
 		case !ok:
 			b.fail(src, key, "unknown key%s", hint(name, keysOf(dst.Type())))
 		case child.table != nil && isMap(field.Type):
@@ -210,6 +211,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultProfile()
 	case *OIDC:
 		*p = DefaultOIDC()
+	case *CloudSource:
+		*p = DefaultCloudSource()
 	}
 	return v
 }

@@ -19,6 +19,7 @@ import (
 //go:embed find.go
 //go:embed profile.go
 //go:embed signin.go
+//go:embed source.go
 //go:embed status.go
 var source embed.FS
 
@@ -61,6 +62,9 @@ Durations are written "90s", "15m", "12h", "7d"; sizes "64KB", "10MB" (powers of
 // manualSection writes the keys of one section.
 func manualSection(b *strings.Builder, name string, t reflect.Type, v reflect.Value, docs map[string]string) {
 	for f := range t.Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		key := f.Tag.Get("toml")
 		env := EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_")+"_"+key)
 		fmt.Fprintf(b, "\n### %s\n\n%s\n\n", key, docs[t.Name()+"."+f.Name])

@@ -26,7 +26,9 @@ func (c *Config) Print(w io.Writer) error {
 			continue
 		}
 		for _, entry := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
-			p.section(name+"."+entry.String(), v.MapIndex(entry))
+			section := reflect.New(f.Type.Elem()).Elem()
+			section.Set(v.MapIndex(entry))
+			p.section(name+"."+entry.String(), section)
 		}
 	}
 	if _, err := io.WriteString(w, p.b.String()); err != nil {
@@ -48,12 +50,23 @@ func (p *printer) section(name string, v reflect.Value) {
 	}
 	fmt.Fprintf(&p.b, "[%s]\n", name)
 	for f := range v.Type().Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		key := f.Tag.Get("toml")
 		line := key + " = " + literal(v.FieldByIndex(f.Index), f)
 		if src := p.c.sources[name+"."+key]; src != (Source{}) {
 			line += " # " + src.String()
 		}
 		p.b.WriteString(line + "\n")
+	}
+	if !v.CanAddr() {
+		return
+	}
+	if plug, ok := v.Addr().Interface().(plugin); ok {
+		for _, line := range plug.more().plain() {
+			p.b.WriteString(line + "\n")
+		}
 	}
 }
 
