@@ -103,9 +103,10 @@ var ErrExpired = errors.New("the place to go on from is too old")
 
 // Kind is a plug-in: how to describe, configure and open sources of one sort.
 type Kind struct {
-	Name   string // as configuration writes it, e.g. "aws-acm"
-	Doc    string // one sentence
-	Config func() any
+	Name     string // as configuration writes it, e.g. "aws-acm"
+	Provider string // what certificates are tagged with, e.g. "aws"
+	Doc      string // one sentence
+	Config   func() any
 	// Open checks a configuration that came from Config and returns the
 	// source. It does no I/O over the network.
 	Open func(env Env, config any) (Source, error)

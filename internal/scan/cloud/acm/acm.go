@@ -43,7 +43,7 @@ type Config struct {
 }
 
 // Kind is the plug-in.
-var Kind = cloud.Kind{Name: "aws-acm", Doc: "AWS Certificate Manager, one region of one account",
+var Kind = cloud.Kind{Name: "aws-acm", Provider: "aws", Doc: "AWS Certificate Manager, one region of one account",
 	Config: func() any { return &Config{} },
 	Open:   func(env cloud.Env, config any) (cloud.Source, error) { return open(env, config.(*Config)) }}
 

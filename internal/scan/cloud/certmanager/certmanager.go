@@ -37,7 +37,7 @@ type Config struct {
 }
 
 // Kind is the plug-in.
-var Kind = cloud.Kind{Name: "gcp-certificatemanager", Doc: "Certificate Manager of one Google Cloud project, all locations",
+var Kind = cloud.Kind{Name: "gcp-certificatemanager", Provider: "gcp", Doc: "Certificate Manager of one Google Cloud project, all locations",
 	Config: func() any { return &Config{} },
 	Open:   func(env cloud.Env, config any) (cloud.Source, error) { return open(env, config.(*Config)) }}
 
@@ -126,7 +126,7 @@ func (t *tokens) authorize(ctx context.Context, r *http.Request) error {
 	}
 	token, err := within(ctx, from)
 	if re, ok := err.(*oauth2.RetrieveError); ok {
-		return fault.Wrap(err, fault.Precondition, "Google refuses these credentials: %.200s", re.ErrorCode)
+		return fault.Wrap(err, fault.Precondition, "Google refuses these credentials: %s %.200s", re.Response.Status, re.ErrorCode)
 	}
 	if err != nil {
 		return fmt.Errorf("get access token: %w", err)

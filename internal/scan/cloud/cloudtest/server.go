@@ -3,6 +3,7 @@
 package cloudtest
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"maps"
 	"math/big"
 	"net/http"
@@ -169,6 +171,12 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	delay := s.Delay
 	s.mu.Unlock()
 	if delay > 0 {
+		// Only then does the server notice that the client is gone.
+		text, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(text))
 		select {
 		case <-time.After(delay):
 		case <-r.Context().Done():

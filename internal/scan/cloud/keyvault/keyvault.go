@@ -48,7 +48,7 @@ type Config struct {
 }
 
 // Kind is the plug-in.
-var Kind = cloud.Kind{Name: "azure-keyvault", Doc: "the certificates of one Azure Key Vault",
+var Kind = cloud.Kind{Name: "azure-keyvault", Provider: "azure", Doc: "the certificates of one Azure Key Vault",
 	Config: func() any { return &Config{} },
 	Open:   func(env cloud.Env, config any) (cloud.Source, error) { return open(env, config.(*Config)) }}
 

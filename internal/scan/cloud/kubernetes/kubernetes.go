@@ -50,7 +50,7 @@ type Config struct {
 }
 
 // Kind is the plug-in.
-var Kind = cloud.Kind{Name: "kubernetes", Doc: "the TLS secrets of a Kubernetes cluster, watched",
+var Kind = cloud.Kind{Name: "kubernetes", Provider: "kubernetes", Doc: "the TLS secrets of a Kubernetes cluster, watched",
 	Config: func() any { return &Config{} },
 	Open:   func(env cloud.Env, config any) (cloud.Source, error) { return open(env, config.(*Config)) }}
 

@@ -36,7 +36,7 @@ type Config struct {
 }
 
 // Kind is the plug-in.
-var Kind = cloud.Kind{Name: "vault-pki", Doc: "a PKI secrets engine of HashiCorp Vault or OpenBao",
+var Kind = cloud.Kind{Name: "vault-pki", Provider: "vault", Doc: "a PKI secrets engine of HashiCorp Vault or OpenBao",
 	Config: func() any { return &Config{Mount: "pki"} },
 	Open:   func(env cloud.Env, config any) (cloud.Source, error) { return open(env, config.(*Config)) }}
 
