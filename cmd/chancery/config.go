@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chancery/internal/app"
 	"chancery/internal/config"
 )
 
@@ -85,7 +86,7 @@ func loadConfig(e env, path string) (*config.Config, error) {
 	if err != nil {
 		return nil, badConfig(e, path, err)
 	}
-	if found := c.Check(); len(found) > 0 {
+	if found := append(c.Check(), app.CheckSources(c)...); len(found) > 0 {
 		return nil, badConfig(e, path, errors.Join(found...))
 	}
 	return c, nil

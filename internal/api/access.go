@@ -60,6 +60,12 @@ var accessTable = map[string]access{
 	"cancel-pass":     operator,
 	"store-results":   operator,
 
+	"list-sources":      viewer,
+	"get-source":        viewer,
+	"list-source-items": viewer,
+	"run-source":        operator,
+	"check-source":      operator,
+
 	"get-certificate":      viewer,
 	"download-certificate": viewer,
 	"revoke-certificate":   scoped,

@@ -23,6 +23,7 @@ import (
 	"chancery/internal/limit"
 	"chancery/internal/obs"
 	"chancery/internal/scan/pass"
+	"chancery/internal/scan/source"
 	"chancery/internal/token"
 )
 
@@ -40,6 +41,10 @@ type Config struct {
 
 	// Scans are the scans that are repeated; nil: those of DB, which others run.
 	Scans *pass.Service
+
+	// Sources are the places that keep certificates; nil: those of DB, which
+	// others list.
+	Sources *source.Service
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -117,6 +122,9 @@ func New(cfg Config) (*Server, error) {
 	if s.cfg.DB != nil && s.cfg.Scans == nil {
 		s.cfg.Scans = pass.New(pass.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
 	}
+	if s.cfg.DB != nil && s.cfg.Sources == nil {
+		s.cfg.Sources = source.New(source.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
+	}
 	s.feeds = s.newFeeds()
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
@@ -143,6 +151,7 @@ func (s *Server) registerAll() {
 	s.sessions()
 	s.approvals()
 	s.scans()
+	s.sourceOperations()
 	s.about()
 }
 

@@ -29,6 +29,7 @@ import (
 	"chancery/internal/loop"
 	"chancery/internal/obs"
 	"chancery/internal/scan/pass"
+	"chancery/internal/scan/source"
 	"chancery/internal/status"
 	"chancery/internal/token"
 )
@@ -79,6 +80,7 @@ type App struct {
 	watches   []*importer.Watch
 	scanDNS   *dns.Resolver
 	passes    *pass.Service
+	sources   *source.Service
 
 	bus     *bus.Bus
 	replica uint32 // this process, among those of the bus
@@ -99,7 +101,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openSources, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -334,6 +336,7 @@ func (a *App) backgroundLoops() []loop.Every {
 	loops = append(loops, a.accessLoops(every)...)
 	loops = append(loops, a.inventoryLoops()...)
 	loops = append(loops, a.scanLoops()...)
+	loops = append(loops, a.sourceLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

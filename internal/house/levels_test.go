@@ -46,6 +46,8 @@ var levels = []level{
 	{"internal/deploy", 2, nil},
 	{"internal/scan", 2, []string{"internal/inventory", "internal/job", "internal/scan/probe", "internal/scan/verdict"}},
 	{"internal/scan/pass", 2, []string{"internal/audit", "internal/inventory", "internal/scan"}},
+	{"internal/scan/cloud", 2, nil},
+	{"internal/scan/source", 2, []string{"internal/audit", "internal/inventory", "internal/scan/cloud"}},
 	{"internal/ctwatch", 2, []string{"internal/inventory"}},
 	{"internal/alert", 2, []string{"internal/inventory", "internal/job"}},
 	{"internal/fleet", 2, nil},

@@ -22,8 +22,9 @@ const maxWatch = 5 * time.Minute
 var (
 	qClaim = db.SQL("source.claim", `UPDATE source SET lease_until = $3, lease_token = $4, started_at = $2, state = $5
 		WHERE name = $1 AND due_at <= $2 AND (lease_until < $2 OR lease_token = $4)`)
-	qRenew = db.SQL("source.renew", `UPDATE source SET lease_until = $3 WHERE name = $1 AND lease_token = $2`)
-	qDone  = db.SQL("source.finish", `UPDATE source SET state = $3, error = $4, failures = $5, cursor = $6, generation = $7, tally = $8,
+	qRenew    = db.SQL("source.renew", `UPDATE source SET lease_until = $3 WHERE name = $1 AND lease_token = $2`)
+	qHandBack = db.SQL("source.hand_back", `UPDATE source SET state = 'waiting', cursor = $3, lease_until = 0, due_at = 0 WHERE name = $1 AND lease_token = $2`)
+	qDone     = db.SQL("source.finish", `UPDATE source SET state = $3, error = $4, failures = $5, cursor = $6, generation = $7, tally = $8,
 			due_at = CASE WHEN asked_at > $12::bigint THEN 0 ELSE $9::bigint END, finished_at = $10, listed_at = $11, lease_until = 0
 		WHERE name = $1 AND lease_token = $2`)
 	qGone = db.SQL("source.mark_gone", `UPDATE source_item SET gone_at = $3 WHERE source = $1 AND generation < $2 AND gone_at IS NULL`)
@@ -99,7 +100,18 @@ func (r *run) hold(ctx context.Context) error {
 	}
 	back, stop := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer stop()
+	if ctx.Err() != nil {
+		return r.handBack(back) // the program ends: somebody else may begin at once
+	}
 	return errors.Join(err, r.finish(back, err))
+}
+
+// handBack gives the lease back without an outcome.
+func (r *run) handBack(ctx context.Context) error {
+	return r.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, qHandBack, r.name, r.token, r.cursor)
+		return err
+	})
 }
 
 // renew keeps the lease until ctx ends, and ends the list when it is lost or
