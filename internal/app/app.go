@@ -18,6 +18,7 @@ import (
 	"chancery/internal/bus"
 	"chancery/internal/ca"
 	"chancery/internal/config"
+	"chancery/internal/ctwatch"
 	"chancery/internal/db"
 	"chancery/internal/dns"
 	"chancery/internal/fault"
@@ -81,6 +82,7 @@ type App struct {
 	scanDNS   *dns.Resolver
 	passes    *pass.Service
 	sources   *source.Service
+	ct        *ctwatch.Service
 
 	bus     *bus.Bus
 	replica uint32 // this process, among those of the bus
@@ -101,7 +103,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openSources, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openSources, a.openCT, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -337,6 +339,7 @@ func (a *App) backgroundLoops() []loop.Every {
 	loops = append(loops, a.inventoryLoops()...)
 	loops = append(loops, a.scanLoops()...)
 	loops = append(loops, a.sourceLoops()...)
+	loops = append(loops, a.ctLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

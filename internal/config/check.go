@@ -23,6 +23,7 @@ func (c *Config) Check() []error {
 	k.bus()
 	k.scan()
 	k.cloudSources()
+	k.ct()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}

@@ -63,6 +63,12 @@ type Config struct {
 	// secret manager. Processes with the role scan list them into the inventory.
 	CloudSource map[string]CloudSource `toml:"source"`
 
+	// What is looked for in Certificate Transparency logs.
+	CT CT `toml:"ct"`
+
+	// One table per Certificate Transparency log.
+	CTLog map[string]CTLog `toml:"ct_log"`
+
 	// The list of every known certificate.
 	Inventory Inventory `toml:"inventory"`
 

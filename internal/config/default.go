@@ -80,6 +80,8 @@ func Default() *Config {
 			Timeout:     3 * time.Second,
 			MaxTargets:  1_000_000,
 		},
+		CT:          CT{Domains: []string{}, InventoryDomains: true, Interval: 30 * time.Second, Grace: 10 * time.Minute},
+		CTLog:       map[string]CTLog{},
 		CloudSource: map[string]CloudSource{},
 		Inventory:   Inventory{WatchInterval: time.Minute, Retention: 400 * day},
 		Log:         Log{Level: "info", Format: "auto"},

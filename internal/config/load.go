@@ -211,6 +211,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultProfile()
 	case *OIDC:
 		*p = DefaultOIDC()
+	case *CTLog:
+		*p = DefaultCTLog()
 	case *CloudSource:
 		*p = DefaultCloudSource()
 	}

@@ -16,6 +16,7 @@ import (
 // is asked for, so that it cannot be out of date.
 //
 //go:embed config.go
+//go:embed ctlog.go
 //go:embed find.go
 //go:embed profile.go
 //go:embed signin.go

@@ -48,7 +48,7 @@ var levels = []level{
 	{"internal/scan/pass", 2, []string{"internal/audit", "internal/inventory", "internal/scan"}},
 	{"internal/scan/cloud", 2, nil},
 	{"internal/scan/source", 2, []string{"internal/audit", "internal/inventory", "internal/scan/cloud"}},
-	{"internal/ctwatch", 2, []string{"internal/inventory"}},
+	{"internal/ctwatch", 2, []string{"internal/audit", "internal/ca", "internal/inventory", "internal/scan/cloud"}},
 	{"internal/alert", 2, []string{"internal/inventory", "internal/job"}},
 	{"internal/fleet", 2, nil},
 	{"internal/renew", 2, []string{"internal/acme", "internal/audit", "internal/deploy", "internal/inventory", "internal/issuer", "internal/job", "internal/limit"}},

@@ -17,7 +17,7 @@ import (
 
 // inFlight is how many requests each provider gets at once, from all sources
 // of the process.
-var inFlight = map[string]int{"aws": 32, "azure": 16, "gcp": 16, "kubernetes": 16, "vault": 16}
+var inFlight = map[string]int{"aws": 32, "azure": 16, "gcp": 16, "kubernetes": 16, "vault": 16, "ct": 32}
 
 // sharedInFlight is how many requests the process sends at once to all
 // providers together; it bounds memory.
@@ -243,6 +243,9 @@ func RetryAfter(h http.Header, now time.Time) time.Duration {
 	return 0
 }
 
+// ErrTooLong says that an answer is longer than MaxAnswer.
+var ErrTooLong = fmt.Errorf("the answer is longer than %d MiB", MaxAnswer>>20)
+
 // body bounds what is read of an answer, and gives the places of its request
 // back when it is closed.
 type body struct {
@@ -254,7 +257,7 @@ type body struct {
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, fmt.Errorf("the answer is longer than %d bytes", MaxAnswer)
+		return 0, ErrTooLong
 	}
 	if int64(len(p)) > b.left {
 		p = p[:b.left]

@@ -45,11 +45,26 @@ type REST struct {
 // Get sends a GET (or what method says) and decodes the answer into out.
 // Failures that may pass are tried again.
 func (c *REST) Get(ctx context.Context, operation, method, url string, out any) error {
+	return c.fetch(ctx, operation, method, url, func(r io.Reader) error {
+		if err := json.UnmarshalRead(r, out); err != nil {
+			return fmt.Errorf("decode answer: %w", err)
+		}
+		return nil
+	})
+}
+
+// Fetch sends a GET and lets read take the answer. Failures that may pass are
+// tried again: read may be called more than once.
+func (c *REST) Fetch(ctx context.Context, operation, url string, read func(io.Reader) error) error {
+	return c.fetch(ctx, operation, http.MethodGet, url, read)
+}
+
+func (c *REST) fetch(ctx context.Context, operation, method, url string, read func(io.Reader) error) error {
 	ctx = WithOperation(ctx, operation)
 	for n := 0; ; n++ {
 		resp, err := c.Open(ctx, method, url)
 		if err == nil {
-			err = decode(resp, out)
+			err = errors.Join(read(resp.Body), resp.Body.Close())
 		}
 		if err == nil || n+1 == attempts || !passing(ctx, err) {
 			return explain(operation, err)
@@ -83,14 +98,6 @@ func (c *REST) Open(ctx context.Context, method, url string) (*http.Response, er
 	return nil, &StatusError{resp.StatusCode, strings.Join(strings.Fields(strings.ToValidUTF8(string(head), "?")), " ")}
 }
 
-func decode(resp *http.Response, out any) error {
-	defer resp.Body.Close()
-	if err := json.UnmarshalRead(resp.Body, out); err != nil {
-		return fmt.Errorf("decode answer: %w", err)
-	}
-	return nil
-}
-
 // passing reports whether an error may be gone in a moment.
 func passing(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
@@ -102,7 +109,7 @@ func passing(ctx context.Context, err error) bool {
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return false
 	}
-	return !errors.Is(err, errElsewhere)
+	return !errors.Is(err, errElsewhere) && !errors.Is(err, ErrTooLong)
 }
 
 // explain makes what the user can mend a *fault.Error.

@@ -72,6 +72,10 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, gates: cloud.NewGates(cfg.Registry), m: newMetrics(cfg.Registry)}
 }
 
+// Gates are what the requests of all sources pass through; others may share
+// them.
+func (s *Service) Gates() *cloud.Gates { return s.gates }
+
 // State is where a source stands.
 type State string
 
