@@ -73,6 +73,7 @@ func sections(e env) []section {
 			newCA(e),
 			newACME(e),
 			newScan(e),
+			newCT(e),
 			newApprovals(e),
 			newAudit(e),
 		}},

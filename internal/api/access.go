@@ -66,6 +66,13 @@ var accessTable = map[string]access{
 	"run-source":        operator,
 	"check-source":      operator,
 
+	"list-ct-logs":           viewer,
+	"get-ct-log":             viewer,
+	"reset-ct-log":           operator,
+	"list-ct-findings":       viewer,
+	"get-ct-finding":         viewer,
+	"acknowledge-ct-finding": operator,
+
 	"get-certificate":      viewer,
 	"download-certificate": viewer,
 	"revoke-certificate":   scoped,

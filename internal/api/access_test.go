@@ -56,13 +56,14 @@ var allowed = map[token.Permission][]string{
 		"list-accounts", "get-account", "list-orders", "get-order",
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
 		"list-schedules", "get-schedule", "list-passes", "get-pass",
+		"list-ct-logs", "get-ct-log", "list-ct-findings", "get-ct-finding",
 		"list-sources", "get-source", "list-source-items",
 		"close-session", "list-approvals", "get-approval", "withdraw-approval"},
 	token.Audit: {"list-tokens"},
 	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account",
 		"plan-edit", "edit-inventory", "import-certificates", "create-view", "update-view", "delete-view",
 		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results",
-		"run-source", "check-source"},
+		"run-source", "check-source", "reset-ct-log", "acknowledge-ct-finding"},
 	token.Approve: {"decide-approval"},
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"chancery/internal/acme/server"
 	"chancery/internal/ca"
+	"chancery/internal/ctwatch"
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
@@ -45,6 +46,10 @@ type Config struct {
 	// Sources are the places that keep certificates; nil: those of DB, which
 	// others list.
 	Sources *source.Service
+
+	// CT are the transparency logs that are followed; nil: those of DB, which
+	// others follow.
+	CT *ctwatch.Service
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -125,6 +130,9 @@ func New(cfg Config) (*Server, error) {
 	if s.cfg.DB != nil && s.cfg.Sources == nil {
 		s.cfg.Sources = source.New(source.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
 	}
+	if s.cfg.DB != nil && s.cfg.CT == nil {
+		s.cfg.CT = ctwatch.New(ctwatch.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
+	}
 	s.feeds = s.newFeeds()
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
@@ -152,6 +160,7 @@ func (s *Server) registerAll() {
 	s.approvals()
 	s.scans()
 	s.sourceOperations()
+	s.ctOperations()
 	s.about()
 }
 

@@ -37,7 +37,7 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 		return err
 	}
 	ac := api.Config{DB: a.db, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
-		Inventory: a.inventory, Scans: a.passes, Sources: a.sources, Build: a.opts.Build, Log: a.log, Changed: a.changed}
+		Inventory: a.inventory, Scans: a.passes, Sources: a.sources, CT: a.ct, Build: a.opts.Build, Log: a.log, Changed: a.changed}
 	if err := a.access(&ac); err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func ownCA(t *testing.T, d *db.DB, n int) [][]byte {
 	check(t, err)
 	var out [][]byte
 	for _, id := range ids {
-		c, err := svc.Get(ctx, id)
+		c, err := ca.Get(ctx, d.Read(), id)
 		check(t, err)
 		out = append(out, c.DER)
 	}

@@ -99,7 +99,7 @@ func (f *follower) follow(ctx context.Context) error {
 	if err := f.compare(ctx, &h); err != nil {
 		return err
 	}
-	if f.row.Size == 0 && f.row.Entries == 0 && !f.r.log.Begin && h.size > 2 {
+	if f.row.Size == 0 && f.row.Entries == 0 && !f.r.log.Begin && h.size > 3 {
 		if err := f.enter(ctx, h); err != nil {
 			return err
 		}
