@@ -14,7 +14,7 @@ import (
 
 // newCT is `chancery ct`.
 func newCT(e env) *cobra.Command {
-	cmd := group("ct", "Follow Certificate Transparency logs; certificates for our names that we do not know",
+	cmd := group("ct", "Unknown certificates for our names in CT logs; followed logs",
 		"Look after the Certificate Transparency logs that the server follows, and after what\nit found in them: certificates for our names that our issuance does not know. Logs are\nthe [ct_log.NAME] sections of the server's configuration with watch = true.")
 	c := connect(e, cmd)
 	logs := group("logs", "List, show and reset logs", "Look after the logs that are followed.", ctLogList(c), ctLogShow(c), ctLogReset(c))

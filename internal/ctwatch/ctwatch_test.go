@@ -16,6 +16,7 @@ import (
 	"chancery/internal/ca"
 	"chancery/internal/ca/catest"
 	"chancery/internal/ctwatch"
+	"chancery/internal/ctwatch/ctwatchtest"
 	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
 	"chancery/internal/fault"
@@ -125,22 +126,22 @@ func ownCA(t *testing.T, d *db.DB, n int) [][]byte {
 // certificate, its precertificate or both; what we obtained is none.
 func TestUnknownCertificatesAreFound(t *testing.T) {
 	each(t, func(t *testing.T, d *db.DB, kind ctwatch.Kind) {
-		log, foreign := newServer(t, kind), newIssuer(t, "Somebody's CA")
-		rogue, late, renewed, mixed := foreign.issue(t, "pay.ours.test"), foreign.issue(t, "late.ours.test"), foreign.issue(t, "shop.ours.test"), foreign.issue(t, "x.elsewhere.test", "*.Deep.OURS.test")
-		obtain := func(p pair) {
-			_, err := inventory.New(d).Put(context.Background(), []inventory.Observation{{DER: p.cert, Source: inventory.FromRenew, SeenAt: time.Now()}}, time.Now())
+		log, foreign := ctwatchtest.New(t, kind), ctwatchtest.NewIssuer(t, "Somebody's CA")
+		rogue, late, renewed, mixed := foreign.Issue(t, "pay.ours.test"), foreign.Issue(t, "late.ours.test"), foreign.Issue(t, "shop.ours.test"), foreign.Issue(t, "x.elsewhere.test", "*.Deep.OURS.test")
+		obtain := func(p ctwatchtest.Pair) {
+			_, err := inventory.New(d).Put(context.Background(), []inventory.Observation{{DER: p.Cert, Source: inventory.FromRenew, SeenAt: time.Now()}}, time.Now())
 			check(t, err)
 		}
 		obtain(renewed)
-		log.bulk(t, foreign, 700)
-		log.put(t, rogue, true)
-		log.put(t, renewed, true)
-		log.put(t, renewed, false)
+		log.Bulk(t, foreign, 700)
+		log.Put(t, rogue, true)
+		log.Put(t, renewed, true)
+		log.Put(t, renewed, false)
 		for _, der := range ownCA(t, d, 3) {
-			log.put(t, pair{cert: der}, false)
+			log.Put(t, ctwatchtest.Pair{Cert: der}, false)
 		}
-		log.bulk(t, foreign, 4000)
-		s, _ := watch(t, d, log.log("one", true))
+		log.Bulk(t, foreign, 4000)
+		s, _ := watch(t, d, log.Log("one", true))
 		eventually(t, "the log is read", func() bool {
 			v := status(t, s, "one")
 			return v.Size == 4706 && v.Lag() == 0 && v.State == ctwatch.Following
@@ -155,10 +156,10 @@ func TestUnknownCertificatesAreFound(t *testing.T) {
 
 		// The certificate itself, another that is obtained a little later, and one
 		// under a second name.
-		log.put(t, rogue, false)
-		log.put(t, late, true)
-		log.put(t, mixed, false)
-		log.bulk(t, foreign, 300)
+		log.Put(t, rogue, false)
+		log.Put(t, late, true)
+		log.Put(t, mixed, false)
+		log.Bulk(t, foreign, 300)
 		eventually(t, "the log has grown", func() bool { return status(t, s, "one").Size == 5009 })
 		obtain(late)
 		eventually(t, "what was obtained later", func() bool { return len(findings(t, s, ctwatch.Ours)) == 1 })
@@ -204,14 +205,14 @@ func TestUnknownCertificatesAreFound(t *testing.T) {
 func TestFollowsFromTheEnd(t *testing.T) {
 	each(t, func(t *testing.T, d *db.DB, kind ctwatch.Kind) {
 		for _, size := range []int{1, 2, 3, 5, 256, 257, 600} {
-			log, foreign := newServer(t, kind), newIssuer(t, "Somebody's CA")
-			log.put(t, foreign.issue(t, "old.ours.test"), false)
-			log.bulk(t, foreign, size-1)
+			log, foreign := ctwatchtest.New(t, kind), ctwatchtest.NewIssuer(t, "Somebody's CA")
+			log.Put(t, foreign.Issue(t, "old.ours.test"), false)
+			log.Bulk(t, foreign, size-1)
 			name := "l" + string(rune('a'+size%26)) + strings.Repeat("x", size%7)
-			s, stop := watch(t, d, log.log(name, false))
+			s, stop := watch(t, d, log.Log(name, false))
 			eventually(t, "the end", func() bool { v := status(t, s, name); return v.Size == int64(size) && v.State == ctwatch.Following })
-			log.put(t, foreign.issue(t, "new.ours.test"), false)
-			log.bulk(t, foreign, 300)
+			log.Put(t, foreign.Issue(t, "new.ours.test"), false)
+			log.Bulk(t, foreign, 300)
 			eventually(t, "what is new", func() bool { return status(t, s, name).Size == int64(size+301) })
 			if v := status(t, s, name); v.Entries > 303 && size > 3 {
 				t.Errorf("%d entries of %d new ones were looked at", v.Entries, 301)
@@ -234,16 +235,16 @@ func TestFollowsFromTheEnd(t *testing.T) {
 // Processes that end at any moment, and several at once, lose nothing.
 func TestFollowingSurvivesProcesses(t *testing.T) {
 	each(t, func(t *testing.T, d *db.DB, kind ctwatch.Kind) {
-		log, foreign := newServer(t, kind), newIssuer(t, "Somebody's CA")
+		log, foreign := ctwatchtest.New(t, kind), ctwatchtest.NewIssuer(t, "Somebody's CA")
 		for range 10 {
-			log.bulk(t, foreign, 1000)
-			log.put(t, foreign.issue(t, "pay.ours.test"), true)
+			log.Bulk(t, foreign, 1000)
+			log.Put(t, foreign.Issue(t, "pay.ours.test"), true)
 		}
-		log.do(func() { log.delay = 2 * time.Millisecond })
+		log.Do(func() { log.Delay = 2 * time.Millisecond })
 		var s *ctwatch.Service
 		for n := 1; ; n++ {
-			a, stopA := watch(t, d, log.log("one", true))
-			_, stopB := watch(t, d, log.log("one", true))
+			a, stopA := watch(t, d, log.Log("one", true))
+			_, stopB := watch(t, d, log.Log("one", true))
 			s = a
 			<-time.After(time.Duration(n) * 15 * time.Millisecond)
 			stopA()
@@ -270,14 +271,14 @@ func TestForksAreProven(t *testing.T) {
 	for name, grow := range map[string]int{"same size": 0, "larger": 300} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, d *db.DB, kind ctwatch.Kind) {
-				log, foreign := newServer(t, kind), newIssuer(t, "Somebody's CA")
-				log.bulk(t, foreign, 599)
-				before := log.tree.clone()
-				log.put(t, foreign.issue(t, "a.elsewhere.test"), false)
-				s, _ := watch(t, d, log.log("one", true))
+				log, foreign := ctwatchtest.New(t, kind), ctwatchtest.NewIssuer(t, "Somebody's CA")
+				log.Bulk(t, foreign, 599)
+				before := log.Tree.Clone()
+				log.Put(t, foreign.Issue(t, "a.elsewhere.test"), false)
+				s, _ := watch(t, d, log.Log("one", true))
 				eventually(t, "the log is read", func() bool { return status(t, s, "one").Size == 600 })
-				log.do(func() { log.tree = before; before.add(t, foreign.issue(t, "b.elsewhere.test").cert, nil, time.Now()) })
-				log.bulk(t, foreign, grow)
+				log.Do(func() { log.Tree = before; before.Add(t, foreign.Issue(t, "b.elsewhere.test").Cert, nil, time.Now()) })
+				log.Bulk(t, foreign, grow)
 				eventually(t, "the fork", func() bool { return status(t, s, "one").State == ctwatch.Forked })
 				v := status(t, s, "one")
 				if v.Size != 600 || strings.Count(v.Proof, "600") == 0 || !strings.Contains(v.Error, "contradicts itself") {
@@ -293,9 +294,9 @@ func TestForksAreProven(t *testing.T) {
 				if told != 1 {
 					t.Errorf("told of %d times", told)
 				}
-				requests := log.count("get-sth") + log.count("checkpoint")
+				requests := log.Count("get-sth") + log.Count("checkpoint")
 				<-time.After(100 * time.Millisecond)
-				if n := log.count("get-sth") + log.count("checkpoint"); n != requests {
+				if n := log.Count("get-sth") + log.Count("checkpoint"); n != requests {
 					t.Error("a forked log is asked again")
 				}
 				check(t, s.Reset(context.Background(), "one", "test", time.Now()))
@@ -352,18 +353,18 @@ func TestLiesAreNotBelieved(t *testing.T) {
 			for _, kind := range []ctwatch.Kind{ctwatch.Static, ctwatch.RFC6962} {
 				t.Run(string(kind), func(t *testing.T) {
 					d := dbtest.Open(t, dbtest.SQLiteURL(t))
-					log, foreign := newServer(t, kind), newIssuer(t, "Somebody's CA")
-					log.bulk(t, foreign, 500)
-					s, _ := watch(t, d, log.log("one", true))
+					log, foreign := ctwatchtest.New(t, kind), ctwatchtest.NewIssuer(t, "Somebody's CA")
+					log.Bulk(t, foreign, 500)
+					s, _ := watch(t, d, log.Log("one", true))
 					eventually(t, "the log is read", func() bool { return status(t, s, "one").Size == 500 })
-					log.do(func() { log.lie = lie })
-					log.bulk(t, foreign, 399)
-					log.put(t, foreign.issue(t, "pay.ours.test"), false)
+					log.Do(func() { log.Lie = lie })
+					log.Bulk(t, foreign, 399)
+					log.Put(t, foreign.Issue(t, "pay.ours.test"), false)
 					eventually(t, "the lie", func() bool { v := status(t, s, "one"); return v.State == ctwatch.Failing && v.Failures >= 1 })
 					if v := status(t, s, "one"); v.Size != 500 || v.Error == "" {
 						t.Errorf("%+v", v)
 					}
-					log.do(func() { log.lie = nil })
+					log.Do(func() { log.Lie = nil })
 					check(t, s.Reset(context.Background(), "one", "test", time.Now())) // rather than wait for the next try
 					eventually(t, "it is well again", func() bool { return status(t, s, "one").Size == 900 })
 					if n := len(findings(t, s, "")); n != 1 {
@@ -378,30 +379,30 @@ func TestLiesAreNotBelieved(t *testing.T) {
 // Slow logs, throttling, old heads and huge entries are a matter of time.
 func TestHardships(t *testing.T) {
 	each(t, func(t *testing.T, d *db.DB, kind ctwatch.Kind) {
-		log, foreign := newServer(t, kind), newIssuer(t, "Somebody's CA")
-		log.bulk(t, foreign, 600)
-		log.do(func() {
-			log.tree.add(t, append([]byte{0x30, 0x83, 0x20, 0, 0}, make([]byte, 2<<20)...), nil, time.Now()) // 2 MB that is no certificate
-			log.delay = 5 * time.Millisecond
-			log.status = func(_ string, n int) int {
+		log, foreign := ctwatchtest.New(t, kind), ctwatchtest.NewIssuer(t, "Somebody's CA")
+		log.Bulk(t, foreign, 600)
+		log.Do(func() {
+			log.Tree.Add(t, append([]byte{0x30, 0x83, 0x20, 0, 0}, make([]byte, 2<<20)...), nil, time.Now()) // 2 MB that is no certificate
+			log.Delay = 5 * time.Millisecond
+			log.Status = func(_ string, n int) int {
 				if n == 1 {
 					return http.StatusTooManyRequests
 				}
 				return 0
 			}
 		})
-		s, _ := watch(t, d, log.log("one", true))
+		s, _ := watch(t, d, log.Log("one", true))
 		eventually(t, "the log is read", func() bool { return status(t, s, "one").Size == 601 })
 		if v := status(t, s, "one"); v.Unreadable != 1 {
 			t.Errorf("%d entries are unreadable", v.Unreadable)
 		}
-		log.do(func() { log.served = 300 }) // a frontend that lags
+		log.Do(func() { log.Served = 300 }) // a frontend that lags
 		seen := status(t, s, "one").CheckedAt
 		eventually(t, "a look at an old head", func() bool { return status(t, s, "one").CheckedAt.After(seen.Add(50 * time.Millisecond)) })
 		if v := status(t, s, "one"); v.State != ctwatch.Following || v.HeadSize != 601 {
 			t.Errorf("after an old head: %+v", v)
 		}
-		log.put(t, foreign.issue(t, "pay.ours.test"), false)
+		log.Put(t, foreign.Issue(t, "pay.ours.test"), false)
 		eventually(t, "the next entry", func() bool { return len(findings(t, s, "")) == 1 })
 	})
 }

@@ -1,4 +1,6 @@
-package ctwatch_test
+// Package ctwatchtest has Certificate Transparency logs of both kinds on
+// loopback, with real trees and signatures, which can be told to lie.
+package ctwatchtest
 
 import (
 	"bytes"
@@ -28,13 +30,14 @@ import (
 	"chancery/internal/ctwatch"
 )
 
-// tree is what a log holds.
-type tree struct {
+// Tree is what a log holds.
+type Tree struct {
 	leaves, tileLeaves, extra [][]byte
 	hashes                    []tlog.Hash // as tlog stores them
 }
 
-func (t *tree) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+// ReadHashes implements tlog.HashReader.
+func (t *Tree) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	out := make([]tlog.Hash, len(indexes))
 	for i, x := range indexes {
 		out[i] = t.hashes[x]
@@ -42,18 +45,19 @@ func (t *tree) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	return out, nil
 }
 
-func (t *tree) size() int64 { return int64(len(t.leaves)) }
+func (t *Tree) size() int64 { return int64(len(t.leaves)) }
 
-func (t *tree) clone() *tree {
-	return &tree{append([][]byte(nil), t.leaves...), append([][]byte(nil), t.tileLeaves...), append([][]byte(nil), t.extra...), append([]tlog.Hash(nil), t.hashes...)}
+// Clone returns a tree that grows apart from t.
+func (t *Tree) Clone() *Tree {
+	return &Tree{append([][]byte(nil), t.leaves...), append([][]byte(nil), t.tileLeaves...), append([][]byte(nil), t.extra...), append([]tlog.Hash(nil), t.hashes...)}
 }
 
 func length24(b []byte) []byte {
 	return append([]byte{byte(len(b) >> 16), byte(len(b) >> 8), byte(len(b))}, b...)
 }
 
-// add appends an entry. For a precertificate, tbs is what the log vouches for.
-func (t *tree) add(tb testing.TB, cert, tbs []byte, at time.Time) {
+// Add appends an entry. For a precertificate, tbs is what the log vouches for.
+func (t *Tree) Add(tb testing.TB, cert, tbs []byte, at time.Time) {
 	tb.Helper()
 	body := binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli()))
 	var extra []byte
@@ -78,26 +82,27 @@ func (t *tree) add(tb testing.TB, cert, tbs []byte, at time.Time) {
 	t.leaves, t.tileLeaves, t.extra = append(t.leaves, leaf), append(t.tileLeaves, tile), append(t.extra, extra)
 }
 
-// server is a log on loopback, of either kind, that can be told to lie.
-type server struct {
+// Server is a log on loopback, of either kind, that can be told to lie.
+type Server struct {
 	*httptest.Server
 	kind ctwatch.Kind
 	key  *ecdsa.PrivateKey
 	spki []byte
 
 	mu       sync.Mutex
-	tree     *tree
-	served   int64 // size of the head
+	Tree     *Tree // what the log holds
+	Served   int64 // size of the head
 	most     int   // entries of one get-entries
-	lie      func(path string, answer []byte) []byte
-	status   func(path string, n int) int
-	delay    time.Duration
+	Lie      func(path string, answer []byte) []byte
+	Status   func(path string, n int) int
+	Delay    time.Duration
 	requests map[string]int
 }
 
-func newServer(t testing.TB, kind ctwatch.Kind) *server {
+// New runs an empty log until the end of the test.
+func New(t testing.TB, kind ctwatch.Kind) *Server {
 	t.Helper()
-	s := &server{kind: kind, tree: &tree{}, most: 200, requests: map[string]int{}}
+	s := &Server{kind: kind, Tree: &Tree{}, most: 200, requests: map[string]int{}}
 	var err error
 	s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
@@ -108,39 +113,41 @@ func newServer(t testing.TB, kind ctwatch.Kind) *server {
 	return s
 }
 
-func (s *server) log(name string, begin bool) ctwatch.Log {
+// Log is how the log is followed.
+func (s *Server) Log(name string, begin bool) ctwatch.Log {
 	return ctwatch.Log{Name: name, Kind: s.kind, URL: s.URL + "/log", Key: s.spki, Begin: begin}
 }
 
-// do changes the log; by itself it shows everything that it holds.
-func (s *server) do(f func()) {
+// Do changes the log; by itself it shows everything that it holds.
+func (s *Server) Do(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.served = 0
+	s.Served = 0
 	f()
-	if s.served == 0 {
-		s.served = s.tree.size()
+	if s.Served == 0 {
+		s.Served = s.Tree.size()
 	}
 }
 
-func (s *server) count(operation string) int {
+// Count returns how many requests came for a path, or for its first part.
+func (s *Server) Count(operation string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests[operation]
 }
 
-func (s *server) handle(w http.ResponseWriter, r *http.Request) {
+func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	path := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/log/"), "ct/v1/")
 	s.requests[path]++
 	s.requests[strings.SplitN(path, "/", 3)[0]]++
-	delay, status := s.delay, 0
-	if s.status != nil {
-		status = s.status(path, s.requests[path])
+	delay, status := s.Delay, 0
+	if s.Status != nil {
+		status = s.Status(path, s.requests[path])
 	}
 	answer, err := s.answer(path, r)
-	if s.lie != nil && err == nil {
-		answer = s.lie(path, answer)
+	if s.Lie != nil && err == nil {
+		answer = s.Lie(path, answer)
 	}
 	s.mu.Unlock()
 	time.Sleep(delay) // the log is slow
@@ -162,7 +169,7 @@ func (s *server) handle(w http.ResponseWriter, r *http.Request) {
 }
 
 // answer is called under mu.
-func (s *server) answer(path string, r *http.Request) ([]byte, error) {
+func (s *Server) answer(path string, r *http.Request) ([]byte, error) {
 	first, _ := strconv.ParseInt(r.URL.Query().Get("first"), 10, 64)
 	second, _ := strconv.ParseInt(r.URL.Query().Get("second"), 10, 64)
 	start, _ := strconv.ParseInt(r.URL.Query().Get("start"), 10, 64)
@@ -172,27 +179,27 @@ func (s *server) answer(path string, r *http.Request) ([]byte, error) {
 		return s.checkpoint()
 	case strings.HasPrefix(path, "tile/data/"):
 		n, width, err := tileNumber(strings.TrimPrefix(path, "tile/data/"))
-		if err != nil || n*256+width > s.tree.size() {
+		if err != nil || n*256+width > s.Tree.size() {
 			return nil, fmt.Errorf("no tile %s: %v", path, err)
 		}
-		return bytes.Join(s.tree.tileLeaves[n*256:n*256+width], nil), nil
+		return bytes.Join(s.Tree.tileLeaves[n*256:n*256+width], nil), nil
 	case strings.HasPrefix(path, "tile/"):
 		level, rest, _ := strings.Cut(strings.TrimPrefix(path, "tile/"), "/")
 		l, err := strconv.Atoi(level)
 		n, width, err2 := tileNumber(rest)
-		if err != nil || err2 != nil || (n*256+width)<<(8*l) > s.tree.size() {
+		if err != nil || err2 != nil || (n*256+width)<<(8*l) > s.Tree.size() {
 			return nil, fmt.Errorf("no tile %s", path)
 		}
-		return tlog.ReadTileData(tlog.Tile{H: 8, L: l, N: n, W: int(width)}, s.tree)
+		return tlog.ReadTileData(tlog.Tile{H: 8, L: l, N: n, W: int(width)}, s.Tree)
 	case path == "get-sth":
-		root, err := tlog.TreeHash(s.served, s.tree)
+		root, err := tlog.TreeHash(s.Served, s.Tree)
 		at := time.Now().UnixMilli()
-		return encode(map[string]any{"tree_size": s.served, "timestamp": at, "sha256_root_hash": root[:], "tree_head_signature": s.sign(s.served, root, at)}, err)
+		return encode(map[string]any{"tree_size": s.Served, "timestamp": at, "sha256_root_hash": root[:], "tree_head_signature": s.sign(s.Served, root, at)}, err)
 	case path == "get-sth-consistency":
-		if first < 1 || first > second || second > s.tree.size() {
+		if first < 1 || first > second || second > s.Tree.size() {
 			return nil, fmt.Errorf("no proof from %d to %d", first, second)
 		}
-		proof, err := tlog.ProveTree(second, first, s.tree)
+		proof, err := tlog.ProveTree(second, first, s.Tree)
 		list := [][]byte{}
 		for _, h := range proof {
 			list = append(list, append([]byte(nil), h[:]...))
@@ -200,8 +207,8 @@ func (s *server) answer(path string, r *http.Request) ([]byte, error) {
 		return encode(map[string]any{"consistency": list}, err)
 	case path == "get-entries":
 		list := []any{}
-		for i := start; i <= min(end, start+int64(s.most)-1, s.tree.size()-1); i++ {
-			list = append(list, map[string]any{"leaf_input": s.tree.leaves[i], "extra_data": s.tree.extra[i]})
+		for i := start; i <= min(end, start+int64(s.most)-1, s.Tree.size()-1); i++ {
+			list = append(list, map[string]any{"leaf_input": s.Tree.leaves[i], "extra_data": s.Tree.extra[i]})
 		}
 		return encode(map[string]any{"entries": list}, nil)
 	}
@@ -234,7 +241,7 @@ func tileNumber(path string) (n, width int64, err error) {
 }
 
 // sign signs a tree head (RFC 6962 section 3.5).
-func (s *server) sign(size int64, root tlog.Hash, at int64) []byte {
+func (s *Server) sign(size int64, root tlog.Hash, at int64) []byte {
 	msg := binary.BigEndian.AppendUint64([]byte{0, 1}, uint64(at))
 	msg = binary.BigEndian.AppendUint64(msg, uint64(size))
 	digest := sha256.Sum256(append(msg, root[:]...))
@@ -245,8 +252,8 @@ func (s *server) sign(size int64, root tlog.Hash, at int64) []byte {
 	return append([]byte{4, 3, byte(len(sig) >> 8), byte(len(sig))}, sig...)
 }
 
-func (s *server) checkpoint() ([]byte, error) {
-	root, err := tlog.TreeHash(s.served, s.tree)
+func (s *Server) checkpoint() ([]byte, error) {
+	root, err := tlog.TreeHash(s.Served, s.Tree)
 	if err != nil {
 		return nil, err
 	}
@@ -255,8 +262,8 @@ func (s *server) checkpoint() ([]byte, error) {
 	id := sha256.Sum256(s.spki)
 	keyID := sha256.Sum256(append([]byte(origin+"\n\x05"), id[:]...))
 	sig := append(keyID[:4:4], binary.BigEndian.AppendUint64(nil, uint64(at))...)
-	sig = append(sig, s.sign(s.served, root, at)...)
-	return fmt.Appendf(nil, "%s\n%d\n%s\n\n— %s %s\n", origin, s.served, base64.StdEncoding.EncodeToString(root[:]), origin, base64.StdEncoding.EncodeToString(sig)), nil
+	sig = append(sig, s.sign(s.Served, root, at)...)
+	return fmt.Appendf(nil, "%s\n%d\n%s\n\n— %s %s\n", origin, s.Served, base64.StdEncoding.EncodeToString(root[:]), origin, base64.StdEncoding.EncodeToString(sig)), nil
 }
 
 // oids of RFC 6962.
@@ -265,13 +272,14 @@ var (
 	scts   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
 )
 
-// issuer is somebody's CA.
-type issuer struct {
+// Issuer is somebody's CA.
+type Issuer struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 }
 
-func newIssuer(t testing.TB, name string) *issuer {
+// NewIssuer returns a CA with a name.
+func NewIssuer(t testing.TB, name string) *Issuer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
@@ -280,14 +288,14 @@ func newIssuer(t testing.TB, name string) *issuer {
 	check(t, err)
 	cert, err := x509.ParseCertificate(der)
 	check(t, err)
-	return &issuer{key, cert}
+	return &Issuer{key, cert}
 }
 
-// pair is a certificate with its precertificate, and what a log vouches for.
-type pair struct{ cert, precert, tbs []byte }
+// Pair is a certificate with its precertificate, and what a log vouches for.
+type Pair struct{ Cert, Precert, TBS []byte }
 
-// issue makes a certificate and its precertificate.
-func (c *issuer) issue(t testing.TB, names ...string) pair {
+// Issue makes a certificate and its precertificate.
+func (c *Issuer) Issue(t testing.TB, names ...string) Pair {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	check(t, err)
@@ -304,32 +312,39 @@ func (c *issuer) issue(t testing.TB, names ...string) pair {
 	}
 	plain, err := x509.ParseCertificate(with(nil, false, nil))
 	check(t, err)
-	return pair{with(scts, false, []byte{4, 2, 0, 0}), with(poison, true, []byte{5, 0}), plain.RawTBSCertificate}
+	return Pair{with(scts, false, []byte{4, 2, 0, 0}), with(poison, true, []byte{5, 0}), plain.RawTBSCertificate}
 }
 
-// bulk adds n foreign entries to a log, half of them precertificates.
-func (s *server) bulk(t testing.TB, foreign *issuer, n int) {
+// Bulk adds n foreign entries to a log, half of them precertificates.
+func (s *Server) Bulk(t testing.TB, foreign *Issuer, n int) {
 	t.Helper()
-	p := foreign.issue(t, "www.somebody-else.test", "*.elsewhere.test")
-	s.do(func() {
+	p := foreign.Issue(t, "www.somebody-else.test", "*.elsewhere.test")
+	s.Do(func() {
 		for i := range n {
 			if i%2 == 0 {
-				s.tree.add(t, p.cert, nil, time.Now())
+				s.Tree.Add(t, p.Cert, nil, time.Now())
 			} else {
-				s.tree.add(t, p.precert, p.tbs, time.Now())
+				s.Tree.Add(t, p.Precert, p.TBS, time.Now())
 			}
 		}
 	})
 }
 
-// put adds a certificate, or its precertificate.
-func (s *server) put(t testing.TB, p pair, precert bool) {
+// Put adds a certificate, or its precertificate.
+func (s *Server) Put(t testing.TB, p Pair, precert bool) {
 	t.Helper()
-	s.do(func() {
+	s.Do(func() {
 		if precert {
-			s.tree.add(t, p.precert, p.tbs, time.Now())
+			s.Tree.Add(t, p.Precert, p.TBS, time.Now())
 		} else {
-			s.tree.add(t, p.cert, nil, time.Now())
+			s.Tree.Add(t, p.Cert, nil, time.Now())
 		}
 	})
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
