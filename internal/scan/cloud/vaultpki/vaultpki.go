@@ -44,7 +44,7 @@ var Kind = cloud.Kind{Name: "vault-pki", Provider: "vault", Doc: "a PKI secrets 
 var rates = map[string]cloud.Rate{"": {PerSecond: 200, Burst: 50}}
 
 // page is how many certificates are fetched before they are handed on.
-const page = 200
+const page = 50
 
 type source struct {
 	rest  cloud.REST

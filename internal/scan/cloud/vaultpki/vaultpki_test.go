@@ -9,6 +9,6 @@ import (
 )
 
 func TestSource(t *testing.T) {
-	cloudtest.Run(t, cloudtest.Suite{Kind: vaultpki.Kind, Start: cloudtest.Vault, List: "ListCertificates", Get: "GetCertificate", PageSize: 200,
+	cloudtest.Run(t, cloudtest.Suite{Kind: vaultpki.Kind, Start: cloudtest.Vault, List: "ListCertificates", Get: "GetCertificate", PageSize: 50,
 		Name: func(i int) string { return fmt.Sprintf("0a:%02x:%02x", i/256, i%256) }})
 }
