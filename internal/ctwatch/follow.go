@@ -96,10 +96,12 @@ func (f *follower) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A log that was empty when it was seen first is followed from its start.
+	grew := f.row.head != "" && f.row.HeadSize <= 3
 	if err := f.compare(ctx, &h); err != nil {
 		return err
 	}
-	if f.row.Size == 0 && f.row.Entries == 0 && !f.r.log.Begin && h.size > 3 {
+	if f.row.Size == 0 && f.row.Entries == 0 && !f.r.log.Begin && !grew && h.size > 3 {
 		if err := f.enter(ctx, h); err != nil {
 			return err
 		}
