@@ -86,7 +86,7 @@ func loadConfig(e env, path string) (*config.Config, error) {
 	if err != nil {
 		return nil, badConfig(e, path, err)
 	}
-	if found := append(c.Check(), app.CheckKinds(c)...); len(found) > 0 {
+	if found := append(c.Check(), append(app.CheckKinds(c), app.CheckSources(c)...)...); len(found) > 0 {
 		return nil, badConfig(e, path, errors.Join(found...))
 	}
 	return c, nil

@@ -18,6 +18,7 @@ import (
 type listing[T any] struct {
 	cmd     *cobra.Command // Use, Short, Long, Example, Args
 	path    string
+	pathOf  func(args []string) string     // in place of path
 	query   func(args []string) url.Values // nil: none
 	columns []column
 	row     func(*T) []string
@@ -52,6 +53,9 @@ func (l *listing[T]) run(ctx context.Context, c *conn, args []string) error {
 	api, err := c.client(ctx)
 	if err != nil {
 		return err
+	}
+	if l.pathOf != nil {
+		l.path = l.pathOf(args)
 	}
 	var query url.Values
 	if l.query != nil {

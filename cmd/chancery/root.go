@@ -80,6 +80,7 @@ func sections(e env) []section {
 			newTargets(e),
 			newAgents(e),
 			newAlerts(e),
+			newCT(e),
 			newApprovals(e),
 			newAudit(e),
 		}},

@@ -84,7 +84,7 @@ that failed in a lane of their own.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), e, args) },
 	}
 	cmd.Args = cobra.ArbitraryArgs // also with sub-commands: anything else is a target
-	cmd.AddCommand(scanSchedules(e), scanPasses(e))
+	cmd.AddCommand(scanSchedules(e), scanPasses(e), scanSources(e))
 	fl := cmd.Flags()
 	f.conn = connectTo(e, cmd, true)
 	fl.BoolVar(&f.store, "store", false, "put what is found into the inventory")

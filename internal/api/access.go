@@ -61,6 +61,19 @@ var accessTable = map[string]access{
 	"cancel-pass":     operator,
 	"store-results":   operator,
 
+	"list-sources":      viewer,
+	"get-source":        viewer,
+	"list-source-items": viewer,
+	"run-source":        operator,
+	"check-source":      operator,
+
+	"list-ct-logs":           viewer,
+	"get-ct-log":             viewer,
+	"reset-ct-log":           operator,
+	"list-ct-findings":       viewer,
+	"get-ct-finding":         viewer,
+	"acknowledge-ct-finding": operator,
+
 	"get-certificate":      viewer,
 	"download-certificate": viewer,
 	"revoke-certificate":   scoped,

@@ -16,6 +16,7 @@ import (
 	"chancery/internal/acme/server"
 	"chancery/internal/alert"
 	"chancery/internal/ca"
+	"chancery/internal/ctwatch"
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	fleet "chancery/internal/fleet/server"
@@ -26,6 +27,7 @@ import (
 	"chancery/internal/obs"
 	"chancery/internal/renew"
 	"chancery/internal/scan/pass"
+	"chancery/internal/scan/source"
 	"chancery/internal/token"
 )
 
@@ -49,6 +51,14 @@ type Config struct {
 
 	// Fleet keeps the agents; nil: there are none, and none can be enrolled.
 	Fleet *fleet.Server
+
+	// Sources are the places that keep certificates; nil: those of DB, which
+	// others list.
+	Sources *source.Service
+
+	// CT are the transparency logs that are followed; nil: those of DB, which
+	// others follow.
+	CT *ctwatch.Service
 
 	// ACME is the server whose accounts are deactivated here.
 	ACME *server.Server
@@ -136,6 +146,12 @@ func New(cfg Config) (*Server, error) {
 	if s.cfg.DB != nil && s.cfg.Alerts == nil {
 		s.cfg.Alerts = alert.New(alert.Config{DB: s.cfg.DB, Log: s.log})
 	}
+	if s.cfg.DB != nil && s.cfg.Sources == nil {
+		s.cfg.Sources = source.New(source.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
+	}
+	if s.cfg.DB != nil && s.cfg.CT == nil {
+		s.cfg.CT = ctwatch.New(ctwatch.Config{DB: s.cfg.DB, Inventory: s.cfg.Inventory, Log: s.log})
+	}
 	s.feeds = s.newFeeds()
 	s.huma = newHuma(s)
 	s.spec = sync.OnceValues(s.encodeSpec)
@@ -169,6 +185,8 @@ func (s *Server) registerAll() {
 	s.scans()
 	s.alerts()
 	s.agents()
+	s.sourceOperations()
+	s.ctOperations()
 	s.about()
 }
 

@@ -22,6 +22,7 @@ import (
 	"chancery/internal/ca"
 	"chancery/internal/chaos"
 	"chancery/internal/config"
+	"chancery/internal/ctwatch"
 	"chancery/internal/db"
 	"chancery/internal/dns"
 	"chancery/internal/fault"
@@ -36,6 +37,7 @@ import (
 	"chancery/internal/pki"
 	"chancery/internal/renew"
 	"chancery/internal/scan/pass"
+	"chancery/internal/scan/source"
 	"chancery/internal/status"
 	"chancery/internal/token"
 )
@@ -92,6 +94,7 @@ type App struct {
 	sessions     *token.Sessions
 	checker      *ca.Checker
 	renew        *renew.Engine
+	responders   responders
 	api          *api.Server
 	https        *httpsCert
 	fleet        *fleet.Server
@@ -102,6 +105,8 @@ type App struct {
 	scanDNS   *dns.Resolver
 	passes    *pass.Service
 	alerts    *alert.Service
+	sources   *source.Service
+	ct        *ctwatch.Service
 
 	bus     *bus.Bus
 	replica uint32 // this process, among those of the bus
@@ -122,7 +127,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openAlerts, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openSources, a.openCT, a.openAlerts, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -189,6 +194,7 @@ func (a *App) Close() error {
 		errs = append(errs, a.acme.Close())
 	}
 	a.perspectives.Close()
+	errs = append(errs, a.closeSolver())
 	if a.resolver != nil {
 		a.resolver.Close()
 	}
@@ -244,6 +250,9 @@ func (a *App) Run(ctx context.Context) error {
 		servers.Go(func() error { return l.server.Run(serveCtx, l.ln) })
 	}
 	if err := a.serveDebug(serveCtx, servers); err != nil {
+		return err
+	}
+	if err := a.serveChallenges(serveCtx, servers); err != nil {
 		return err
 	}
 	if err := a.announce(listeners); err != nil {
@@ -386,6 +395,8 @@ func (a *App) backgroundLoops() []loop.Every {
 	if a.has(config.RoleAgents) {
 		loops = append(loops, a.fleet.Loops(a.log, a.loops)...)
 	}
+	loops = append(loops, a.sourceLoops()...)
+	loops = append(loops, a.ctLoops()...)
 	return append(loops, a.statusLoops()...)
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"chancery/internal/acme/solver"
 	"chancery/internal/alert"
 	"chancery/internal/alert/email"
 	"chancery/internal/alert/pagerduty"
@@ -32,8 +33,28 @@ import (
 	"chancery/internal/deploy/ssh"
 	"chancery/internal/deploy/webhook"
 	"chancery/internal/issuer"
+	issueracme "chancery/internal/issuer/acme"
+	"chancery/internal/issuer/digicert"
+	"chancery/internal/issuer/entrust"
+	issuerexec "chancery/internal/issuer/exec"
+	"chancery/internal/issuer/globalsign"
 	"chancery/internal/issuer/local"
+	"chancery/internal/issuer/sectigo"
+	"chancery/internal/issuer/stepca"
+	"chancery/internal/issuer/vault"
+	"chancery/internal/scan/cloud"
+	cloudacm "chancery/internal/scan/cloud/acm"
+	"chancery/internal/scan/cloud/certmanager"
+	"chancery/internal/scan/cloud/keyvault"
+	cloudkubernetes "chancery/internal/scan/cloud/kubernetes"
+	"chancery/internal/scan/cloud/vaultpki"
 )
+
+// CloudKinds lists the kinds of sources of certificates: the only place that
+// does.
+func CloudKinds() []cloud.Kind {
+	return []cloud.Kind{cloudacm.Kind, certmanager.Kind, keyvault.Kind, cloudkubernetes.Kind, vaultpki.Kind}
+}
 
 // DeployKinds lists the kinds of deploy targets: the only place that does.
 func DeployKinds() []deploy.Kind {
@@ -147,6 +168,10 @@ func CheckKinds(c *config.Config) []error {
 		_, _, err := bindIssuer(issuerKinds(local.Authorities{}), name, &i)
 		add(c.Locate("issuer."+name, err))
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.DNS)) {
+		_, err := openDNS(c, name, solver.Env{Name: name, Log: slog.New(slog.DiscardHandler)})
+		add(err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Target)) {
 		_, err := OpenTarget(c, name, c.Server.Data, slog.New(slog.DiscardHandler), true)
 		add(err)
@@ -163,6 +188,8 @@ func CheckKinds(c *config.Config) []error {
 // their settings matter.
 func issuerKinds(own local.Authorities) []issuer.Kind {
 	return []issuer.Kind{
-		local.Kind(own),
+		local.Kind(own), issueracme.Kind, stepca.Kind, vault.Kind,
+		digicert.Kind, sectigo.Kind, entrust.Kind, globalsign.Kind,
+		issuerexec.Kind,
 	}
 }

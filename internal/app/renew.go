@@ -25,6 +25,9 @@ import (
 // openRenew prepares the renewal engine with every configured issuer and
 // target.
 func (a *App) openRenew(registered map[string]*ca.Profile) error {
+	if err := a.openSolver(); err != nil {
+		return err
+	}
 	issuers, err := a.openIssuers(registered)
 	if err != nil {
 		return err
@@ -50,11 +53,15 @@ func (a *App) openIssuers(registered map[string]*ca.Profile) (map[string]*renew.
 		if err != nil {
 			return nil, err
 		}
-		opened, err := kind.Open(issuer.Env{Name: name, Log: a.log.With("issuer", name),
+		env := issuer.Env{Name: name, Log: a.log.With("issuer", name),
 			Keep: func(ctx context.Context, item string, value []byte) error {
 				return secrets.Keep(ctx, name, item, value)
 			},
-			Kept: func(ctx context.Context, item string) ([]byte, error) { return secrets.Kept(ctx, name, item) }}, settings)
+			Kept: func(ctx context.Context, item string) ([]byte, error) { return secrets.Kept(ctx, name, item) }}
+		if a.responders.solver != nil {
+			env.Solver = a.responders.solver
+		}
+		opened, err := kind.Open(env, settings)
 		if err != nil {
 			return nil, err
 		}

@@ -25,8 +25,11 @@ func (c *Config) Check() []error {
 	k.bus()
 	k.scan()
 	k.plugins()
+	k.dns()
 	k.alertChannels()
 	k.agents()
+	k.cloudSources()
+	k.followed()
 	for _, name := range slices.Sorted(maps.Keys(c.CA)) {
 		k.ca("ca."+name, c.CA[name])
 	}

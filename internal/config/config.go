@@ -54,6 +54,13 @@ type Config struct {
 	// managed certificates call it.
 	Issuer map[string]Issuer `toml:"issuer"`
 
+	// One table per account at a DNS provider that answers dns-01 challenges of
+	// other CAs.
+	DNS map[string]DNSProvider `toml:"dns"`
+
+	// How other challenges of other CAs are answered.
+	Challenges Challenges `toml:"challenges"`
+
 	// One table per place that certificates are deployed to. NAME is what
 	// managed certificates call it.
 	Target map[string]Target `toml:"target"`
@@ -82,6 +89,13 @@ type Config struct {
 	// Programs on hosts that keep certificates in service there, and ask the
 	// processes with the role agents what to do.
 	Agents Agents `toml:"agents"`
+
+	// One table per place that keeps certificates: a cloud's store, a cluster, a
+	// secret manager. Processes with the role scan list them into the inventory.
+	CloudSource map[string]CloudSource `toml:"source"`
+
+	// What is looked for in Certificate Transparency logs.
+	CT CT `toml:"ct"`
 
 	// The list of every known certificate.
 	Inventory Inventory `toml:"inventory"`

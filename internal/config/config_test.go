@@ -119,7 +119,7 @@ operator = "Example"
 	ca.KeyType, ca.Profiles = pki.MLDSA65, []string{"short"}
 	profile.Period, profile.Names, profile.Challenges = 6*day, []NameKind{"dns"}, []Challenge{}
 	profile.CTLogs, profile.CTSCTs, profile.CTOperators, profile.CTDeadline = []string{"oak"}, 1, 1, 3*time.Second
-	want.CTLog["oak"] = CTLog{URL: "https://oak.example/2027", Key: "MFkw", Kind: "static-ct", Operator: "Example"}
+	want.CTLog["oak"] = CTLog{URL: "https://oak.example/2027", Key: "MFkw", Kind: "static-ct", Begin: "end", Operator: "Example"}
 	want.CA, want.Profile = map[string]CA{"internal": ca}, map[string]Profile{"default": DefaultProfile(), "short": profile}
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(Config{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
@@ -230,6 +230,9 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 		{"[profile.default]\nchallenges = [\"device-attest-01\"]\n", `chancery.toml:2: profile.default.challenges: offers device-attest-01; set attest_apple_roots, attest_tpm_roots, attest_android_roots or attest_step_roots`},
 		{"[profile.default]\nnames = [\"hardware-module\"]\n", `chancery.toml:2: profile.default.names: hardware-module can be proved by device-attest-01 alone, which challenges lacks`},
 		{"[profile.default]\ndeny_names = [\"a b\"]\n", `chancery.toml:2: profile.default.deny_names: "a b" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
+		{"[ct]\ndomains = [\"*.example.com\"]\n", `chancery.toml:2: ct.domains: "*.example.com" is not a domain name`},
+		{"[ct]\ninterval = \"10ms\"\n", `chancery.toml:2: ct.interval: must be at least 1s`},
+		{"[ct_log.x]\nurl = \"https://log.test\"\nkey = \"AAAA\"\n", `chancery.toml:3: ct_log.x.key: is not the base64 of a public key, as log lists have it`},
 		{"[ca.default]\nallow_names = [\"10.0.0.1/8\"]\n", `chancery.toml:2: ca.default.allow_names: "10.0.0.1/8" is not a pattern; write example.com, *.example.com or 10.0.0.0/8`},
 		{"[keys.pkcs11]\nmodule = \"lib.so\"\ntoken = \"t\"\npin_env = \"P\"\n", `chancery.toml:2: keys.pkcs11.module: must be an absolute path, so that no other library is loaded`},
 		{"[keys.pkcs11]\nmodule = \"/lib.so\"\ntoken = \"pkcs11:token=t?pin-value=1\"\npin_env = \"P\"\n", `chancery.toml:3: keys.pkcs11.token: must not hold a PIN; use pin_file or pin_env`},

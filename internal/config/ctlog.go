@@ -10,12 +10,15 @@ import (
 
 // CTLog is one [ct_log.NAME] section.
 type CTLog struct {
-	// URL under which the log takes precertificates; /ct/v1/add-pre-chain is
-	// appended.
+	// Submission URL of the log. It names the log: the checkpoints of a static
+	// one carry it.
 	URL string `toml:"url" format:"url"`
 
+	// URL under which a static log is read, where it is another one. Empty: url.
+	MonitorURL string `toml:"monitor_url" format:"url"`
+
 	// Public key of the log, as log lists have it: base64 of its DER
-	// SubjectPublicKeyInfo. No timestamp counts unless this key signed it.
+	// SubjectPublicKeyInfo. Nothing counts unless this key signed it.
 	Key string `toml:"key"`
 
 	// rfc6962, or static-ct for logs that are read as tiles.
@@ -23,6 +26,17 @@ type CTLog struct {
 
 	// Who runs the log. Empty: its name.
 	Operator string `toml:"operator"`
+
+	// Follow the log, and look for our names in it.
+	Watch bool `toml:"watch"`
+
+	// Where to begin when the log is followed for the first time: end, or start
+	// (all that it ever logged: hours to days for a public log).
+	Begin CTBegin `toml:"begin"`
+
+	// Requests to the log. Unlimited: 50 a second. A log that throttles gets
+	// fewer.
+	Rate Rate `toml:"rate"`
 }
 
 // CTKind is a kind of Certificate Transparency log.
@@ -31,8 +45,32 @@ type CTKind string
 // Choices returns the values a kind of log may have.
 func (CTKind) Choices() []string { return []string{"rfc6962", "static-ct"} }
 
+// CTBegin is where following a log begins.
+type CTBegin string
+
+// Choices returns the values it may have.
+func (CTBegin) Choices() []string { return []string{"end", "start"} }
+
+// CT is the [ct] section.
+type CT struct {
+	// Domains that are ours, each with everything below it.
+	Domains []string `toml:"domains"`
+
+	// Also look for the registered domains of certificates in the inventory
+	// that were obtained by us: issued, renewed, imported, listed in a source or
+	// found by an agent.
+	InventoryDomains bool `toml:"inventory_domains"`
+
+	// Time between two looks at a log.
+	Interval time.Duration `toml:"interval"`
+
+	// How long a certificate that nobody of us knows may wait for whoever
+	// obtained it to store it, before it is told of.
+	Grace time.Duration `toml:"grace"`
+}
+
 // DefaultCTLog returns the values of a log that sets nothing.
-func DefaultCTLog() CTLog { return CTLog{Kind: "rfc6962"} }
+func DefaultCTLog() CTLog { return CTLog{Kind: "rfc6962", Begin: "end"} }
 
 // DER returns the key's DER, or nil when it is none.
 func (l *CTLog) DER() []byte {
@@ -51,6 +89,14 @@ func (l CTLog) operator(name string) string {
 	return l.Operator
 }
 
+// followed checks [ct].
+func (k *checker) followed() {
+	for _, d := range k.c.CT.Domains {
+		k.must(isDomain(d), "ct.domains", "%q is not a domain name", d)
+	}
+	k.must(k.c.CT.Interval >= time.Second, "ct.interval", "must be at least 1s")
+}
+
 // ctLogs checks [ct_log.NAME].
 func (k *checker) ctLogs() {
 	for _, name := range slices.Sorted(maps.Keys(k.c.CTLog)) {
@@ -58,6 +104,7 @@ func (k *checker) ctLogs() {
 		k.must(l.URL != "", key+".url", "must be set")
 		_, err := x509.ParsePKIXPublicKey(l.DER())
 		k.must(err == nil, key+".key", "is not the base64 of a public key, as log lists have it")
+		k.must(!l.Watch || len(k.c.CT.Domains) > 0 || k.c.CT.InventoryDomains, key+".watch", "there is nothing to look for; set ct.domains or ct.inventory_domains")
 	}
 }
 

@@ -89,11 +89,15 @@ func Default() *Config {
 			Timeout:     3 * time.Second,
 			MaxTargets:  1_000_000,
 		},
-		Agents:    Agents{MaxParked: 50_000},
-		Inventory: Inventory{WatchInterval: time.Minute, Retention: 400 * day},
-		Alert:     Alert{GroupWait: 30 * time.Second, GiveUp: day, Keep: 90 * day},
-		Log:       Log{Level: "info", Format: "auto"},
-		sources:   map[string]Source{},
+		CT:          CT{Domains: []string{}, InventoryDomains: true, Interval: 30 * time.Second, Grace: 10 * time.Minute},
+		CloudSource: map[string]CloudSource{},
+		DNS:         map[string]DNSProvider{},
+		Challenges:  Challenges{PersistNames: []string{}},
+		Agents:      Agents{MaxParked: 50_000},
+		Inventory:   Inventory{WatchInterval: time.Minute, Retention: 400 * day},
+		Alert:       Alert{GroupWait: 30 * time.Second, GiveUp: day, Keep: 90 * day},
+		Log:         Log{Level: "info", Format: "auto"},
+		sources:     map[string]Source{},
 	}
 }
 

@@ -214,12 +214,16 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultOIDC()
 	case *CTLog:
 		*p = DefaultCTLog()
+	case *DNSProvider:
+		*p = DefaultDNSProvider()
 	case *Issuer:
 		*p = DefaultIssuer()
 	case *Target:
 		*p = DefaultTarget()
 	case *AlertChannel:
 		*p = DefaultAlertChannel()
+	case *CloudSource:
+		*p = DefaultCloudSource()
 	}
 	return v
 }

@@ -19,12 +19,15 @@ import (
 //go:embed alert.go
 //go:embed config.go
 //go:embed ctlog.go
+//go:embed dns.go
 //go:embed find.go
 //go:embed keys.go
 //go:embed perspective.go
 //go:embed plugin.go
 //go:embed profile.go
 //go:embed signin.go
+//go:embed source.go
+//go:embed source.go
 //go:embed status.go
 var source embed.FS
 
