@@ -84,8 +84,10 @@ func sections(e env) []section {
 			newApprovals(e),
 			newAudit(e),
 		}},
-		{"Set up", []*cobra.Command{newConfig(e), newDoctor(e), newBackup(e), newRestore(e), newMigrate(e)}},
-		{"Also", []*cobra.Command{newBench(e), newCompletion(e), newMan(e), newVersion(e)}},
+		{"Set up and look after", []*cobra.Command{
+			newConfig(e), newDoctor(e), newBackup(e), newRestore(e), newMigrate(e), newBench(e),
+			newCompletion(e), newMan(e), newVersion(e),
+		}},
 	}
 }
 
