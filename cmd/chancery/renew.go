@@ -236,7 +236,7 @@ func (c *conn) wish(ctx context.Context, out *outFlags, path string, body map[st
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(wait); wait > 0 && time.Now().Before(end) && (m.Certificate == "" || m.State == "issued") && m.State != "stopped"; {
+	for end := time.Now().Add(wait); wait > 0 && time.Now().Before(end) && (m.Certificate == "" || m.State == "issued" || m.State == "verified") && m.State != "stopped"; {
 		t := time.NewTimer(100 * time.Millisecond)
 		select {
 		case <-t.C:
