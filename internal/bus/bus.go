@@ -243,7 +243,7 @@ func (b *Bus) options() []nats.Option {
 // up books a new connection.
 func (b *Bus) up() {
 	b.m.connected.Set(1)
-	b.log.Info("bus connected", "embedded", b.server != nil)
+	b.log.Debug("bus connected", "embedded", b.server != nil)
 	b.mu.Lock()
 	b.drop(ErrDown)
 	b.live, b.drop = context.WithCancelCause(b.ctx)

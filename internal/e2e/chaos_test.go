@@ -80,10 +80,9 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if err != nil || !strings.Contains(string(page), "misbehaves on purpose") || resp.Header.Get("Chancery-Chaos") == "" {
-		t.Errorf("the page does not say so: %v %v\n%s", err, resp.Header, page)
+	if resp.Header.Get("Chancery-Chaos") == "" { // from which the pages make their banner
+		t.Errorf("the page does not say so: %v", resp.Header)
 	}
 	if !strings.Contains(p.out.String(), "CHAOS IS ON") || !strings.Contains(p.log.String(), "CHAOS IS ON") {
 		t.Errorf("the start does not say so:\n%s%s", &p.out, &p.log)

@@ -83,8 +83,12 @@ export async function change<T>(method: "POST" | "PUT" | "PATCH" | "DELETE", pat
   return (r.status === 204 ? undefined : await r.json()) as T;
 }
 
+// chaos is what a server that misbehaves on purpose says of itself.
+export const chaos = signal("");
+
 export async function whoAmI(): Promise<void> {
   const r = await send("/session", {});
+  chaos.value = r.headers.get("Chancery-Chaos") ?? "";
   if (!r.ok) throw await refusal(r);
   session.value = await r.json();
 }

@@ -1,7 +1,7 @@
 import "./style.css";
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { change, follow, live, session, whoAmI } from "./api";
+import { change, chaos, follow, live, session, whoAmI } from "./api";
 import { Link, match, path } from "./router";
 import { attempt, Empty, Loading, Sayings, Trouble } from "./parts";
 import { SignIn } from "./screens/signin";
@@ -50,7 +50,7 @@ function App() {
   if (error) return <main id="main"><Trouble error={error} retry={ask} /></main>;
   if (!session.value) return <Loading />;
   if (!signedIn) return <SignIn />;
-  return <><Header /><main id="main" tabIndex={-1}><View /></main><Sayings /></>;
+  return <><Header />{chaos.value && <p class="trouble" role="alert">This server misbehaves on purpose: {chaos.value}</p>}<main id="main" tabIndex={-1}><View /></main><Sayings /></>;
 }
 
 render(<App />, document.getElementById("app")!);
