@@ -21,7 +21,7 @@ RACE     ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 # looked for on PostgreSQL. The bus starts whole NATS clusters in the process,
 # whose own races are not ours to find. Renewal is raced without its simulated
 # year. One pattern per word, relative to internal/.
-NORACE   ?= e2e bench house bus inventory renew
+NORACE   ?= e2e bench house bus inventory renew ctwatch scan/source
 TIMEOUT  ?= 15m
 STORES   := pkcs11 awskms azurekms
 
@@ -47,7 +47,7 @@ lint: ## formatting, vet and the conventions of the house
 
 test: ## all tests, with the race detector where it pays
 	go vet ./...
-	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -timeout $(TIMEOUT) $$(go list ./... | grep -Ev '$(norace_re)')
+	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -p 3 -timeout $(TIMEOUT) $$(go list ./... | grep -Ev '$(norace_re)')
 	@set -e; plain=$$(go list ./... | grep -E '$(norace_re)') || true; \
 	if [ -n "$$plain" ]; then echo "go test $$plain"; go test -timeout $(TIMEOUT) $$plain; fi
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -short -timeout $(TIMEOUT) ./internal/renew
