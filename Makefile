@@ -56,7 +56,7 @@ test: ## all tests, with the race detector where it pays
 test-pkcs11: ## the key stores behind build tags: SoftHSM (softhsm2, gcc) and the cloud services
 	CGO_ENABLED=1 go vet -tags '$(STORES)' ./internal/keys/... ./internal/app ./cmd/chancery
 	CGO_ENABLED=1 go test -race -tags '$(STORES)' -timeout $(TIMEOUT) ./internal/keys/...
-	CGO_ENABLED=1 go test -tags '$(STORES)' -run 'Key|Store|KMS' -timeout $(TIMEOUT) ./internal/app
+	CGO_ENABLED=1 go test -tags '$(STORES)' -run 'Key|Store|AWS|Azure' -timeout $(TIMEOUT) ./internal/app
 
 ui: ## rebuild web/dist and the other generated files
 	go generate ./...
