@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 
 	"github.com/spf13/cobra"
 
@@ -39,29 +38,6 @@ func accountFields(a api.Account) []field {
 		{"created_ip", a.CreatedIP}, {"eab_key", a.EABKey}, {"thumbprint", a.Thumbprint}, {"tos_agreed_at", orNone(a.AgreedAt)}}
 }
 
-// showCommand is a command that shows one resource.
-func showCommand[T any](c *conn, cmd *cobra.Command, path string, fields func(T) []field) *cobra.Command {
-	var out outFlags
-	cmd.Args = exactArgs("ID")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		p, err := out.printer(c.e)
-		if err != nil {
-			return err
-		}
-		cl, err := c.client(cmd.Context())
-		if err != nil {
-			return err
-		}
-		v, err := client.Get[T](cmd.Context(), cl, path+client.ID(args[0]), nil)
-		if err != nil {
-			return err
-		}
-		return p.fields(fields(v), v)
-	}
-	out.add(cmd)
-	return cmd
-}
-
 func accountsShow(c *conn) *cobra.Command {
 	return showCommand(c, &cobra.Command{Use: "show ID", Short: "Show one account", Example: "  chancery acme accounts show 06d1..."}, "/acme/accounts/", accountFields)
 }
@@ -72,11 +48,7 @@ func accountsDeactivate(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "deactivate ID", Short: "End an account and its open orders for good; its certificates stay", Args: exactArgs("ID"),
 		Example: "  chancery acme accounts deactivate 06d1... --dry-run",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -164,11 +136,7 @@ func eabCreate(c *conn) *cobra.Command {
 			if label == "" {
 				return usagef("--label is missing: say whom the key is for")
 			}
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -219,26 +187,4 @@ func eabList(c *conn) *cobra.Command {
 
 func eabRevoke(c *conn) *cobra.Command {
 	return endCommand(c, &cobra.Command{Use: "revoke ID", Short: "Withdraw a key; an account that it made stays", Example: "  chancery acme eab revoke 06d1..."}, "/acme/eab/", "binding key")
-}
-
-// endCommand is a command that ends one thing for good.
-func endCommand(c *conn, cmd *cobra.Command, path, noun string) *cobra.Command {
-	var dry bool
-	cmd.Args = exactArgs("ID")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cl, err := c.client(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if dry {
-			return would(c.e, "revoke the %s %s", noun, args[0])
-		}
-		if err := cl.Do(cmd.Context(), http.MethodDelete, path+client.ID(args[0]), nil, nil, nil); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(c.e.stdout, "revoked %s %s\n", noun, args[0])
-		return err
-	}
-	dryRun(cmd, &dry)
-	return cmd
 }

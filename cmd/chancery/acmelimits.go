@@ -49,11 +49,7 @@ an IPv6 address for its /64, where that is what is counted. RATE is "300 per
 		Example: "  chancery acme limits set orders_per_account 06d1... '9000 per 1h' --note 'ticket 4711' --expires 7d\n" +
 			"  chancery acme limits set certificates_per_domain example.com unlimited\n  chancery acme limits set accounts_per_ip 192.0.2.7 denied",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

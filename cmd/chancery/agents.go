@@ -41,11 +41,7 @@ func agentsShow(c *conn) *cobra.Command {
 	var out outFlags
 	cmd := &cobra.Command{Use: "show AGENT", Short: "Show an agent and what it keeps in service", Args: exactArgs("AGENT"), Example: "  chancery agents show web1",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -92,11 +88,7 @@ server's configuration.`,
 			if len(targets) == 0 {
 				return usagef("--target is missing; `chancery agents show %s` lists what the agent has", args[0])
 			}
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -184,11 +176,7 @@ func agentsTokenCreate(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "create", Short: "Make a token that enrols one agent; it is shown once", Args: noArgs,
 		Example: "  chancery agents token create --name-pattern 'web*' --owner shop --cidr 10.1.0.0/16 --expires 1h",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

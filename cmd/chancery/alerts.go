@@ -160,11 +160,7 @@ func rulesSet(c *conn) *cobra.Command {
 		Example: "  chancery alerts rules set certificate-ending --share 0.25 --channel ops\n  chancery alerts rules set endpoint-failing --enabled=false\n" +
 			"  chancery alerts rules set web-ending --kind certificate-expiry --share 0.33 --within 45d --match team=web --severity critical",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -211,11 +207,7 @@ func alertsPreview(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "preview NAME", Short: "List what a rule would find now, with changes if flags say so", Args: exactArgs("NAME"),
 		Long: "List what a rule would find now, whether or not long and often enough to fire.\nFlags change the rule for this look only; nothing is stored.", Example: "  chancery alerts preview certificate-ending --share 0.4",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -257,11 +249,7 @@ func silenceAdd(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "add MATCHER...", Short: "Begin a silence", Args: cobra.MinimumNArgs(1),
 		Long: "Begin a silence. A matcher is LABEL=PATTERN or LABEL!=PATTERN, where * stands for\nany text. Labels are rule, subject and severity, and those that `alerts list\n--json` shows.", Example: "  chancery alerts silence add team=web 'rule=certificate-*' --for 4h --reason 'migration, ticket 4711'",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -338,11 +326,7 @@ func alertsTest(c *conn) *cobra.Command {
 	var out outFlags
 	cmd := &cobra.Command{Use: "test CHANNEL", Short: "Send a test to a channel, and say whether it was taken", Args: exactArgs("CHANNEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

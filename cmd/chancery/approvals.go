@@ -50,11 +50,7 @@ func approvalsShow(c *conn) *cobra.Command {
 	var out outFlags
 	cmd := &cobra.Command{Use: "show ID", Short: "Show one request", Args: exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -78,11 +74,7 @@ func approvalsDecide(c *conn, approve bool) *cobra.Command {
 	}
 	cmd := &cobra.Command{Use: use, Short: short, Args: exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

@@ -54,11 +54,7 @@ func auditVerify(c *conn) *cobra.Command {
 		Long:    "Recompute the chain of hashes over the whole journal, and compare it with every\nsigned checkpoint. An entry that was changed, removed, added or moved is found.\nKeep a checkpoint elsewhere: it proves later that nothing before it was\nrewritten, even by somebody who holds the database and the keys.",
 		Example: "  chancery audit verify",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

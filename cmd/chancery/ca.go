@@ -57,11 +57,7 @@ func caShow(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "show AUTHORITY", Short: "Show one authority, or its certificate or request", Args: exactArgs("AUTHORITY"),
 		Example: "  chancery ca show default-issuing-4k2m9x1c\n  chancery ca show default-root-8w3n5t7p --pem > root.pem",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -117,11 +113,7 @@ that exists: that is how a new generation begins.`,
 			if root != "" && rootOnly {
 				return usagef("--root and --root-only exclude each other")
 			}
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -328,11 +320,7 @@ func caRetire(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "retire AUTHORITY", Short: "Stop an authority from issuing; its status is answered as before", Args: exactArgs("AUTHORITY"),
 		Example: "  chancery ca retire prod-issuing-4k2m9x1c --dry-run",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

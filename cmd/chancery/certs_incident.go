@@ -57,11 +57,7 @@ func incidentsShow(c *conn) *cobra.Command {
 	var out outFlags
 	cmd := &cobra.Command{Use: "show ID", Short: "Show one incident and how far it is", Args: exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -85,11 +81,7 @@ func incidentsWatch(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "watch ID", Short: "Follow an incident until it ends", Args: exactArgs("ID"),
 		Long: "Follow an incident until it is done or cancelled, with a bar on a terminal and a\nline for each stage elsewhere, then show it.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -214,11 +206,7 @@ new ones after two minutes and all of them once a day, and holds them against
 their profile, today's lints, the journal and the blocked keys. Exit code 3
 means that there are findings.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

@@ -124,7 +124,7 @@ func certsTag(c *conn) *cobra.Command {
 // run plans, and edits what was planned.
 func (f *editFlags) run(cmd *cobra.Command, c *conn, query string, edit api.InventoryEdit) error {
 	ctx := cmd.Context()
-	p, cl, err := printing(cmd, c, &f.out)
+	p, cl, err := c.open(cmd.Context(), &f.out)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ Importing a file again changes nothing. Owner and so on fill gaps only; use
 server watches (inventory.watch).`,
 		Example: "  chancery certs import /etc/ssl/private/*.pem --owner web --env prod\n  chancery certs import store.p12 --password-file pass.txt\n  chancery certs import owners.csv",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := printing(cmd, c, &f.out)
+			p, cl, err := c.open(cmd.Context(), &f.out)
 			if err != nil {
 				return err
 			}

@@ -134,11 +134,7 @@ func certsShow(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "show REF", Short: "Show everything about one certificate", Args: exactArgs("REF"),
 		Example: "  chancery certs show www.example.com\n  chancery certs show 4f0a... --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -298,7 +294,7 @@ func certsFacets(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "facets [QUERY...]", Short: "Count certificates by owner, issuer, key and so on", Args: cobra.ArbitraryArgs,
 		Example: "  chancery certs facets --by owner,key 'expires:<14d'",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := printing(cmd, c, &out)
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -323,16 +319,6 @@ func certsFacets(c *conn) *cobra.Command {
 	return cmd
 }
 
-// printing opens what a command that prints one answer needs.
-func printing(cmd *cobra.Command, c *conn, out *outFlags) (*printer, *client.Client, error) {
-	p, err := out.printer(c.e)
-	if err != nil {
-		return nil, nil, err
-	}
-	cl, err := c.client(cmd.Context())
-	return p, cl, err
-}
-
 // withQuery is queryOf with room for more parameters.
 func withQuery(args []string) url.Values {
 	if q := queryOf(args); q != nil {
@@ -348,7 +334,7 @@ func certsTimeline(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "timeline [QUERY...]", Short: "Count certificates by the day on which they end", Args: cobra.ArbitraryArgs,
 		Example: "  chancery certs timeline --days 90 --by owner env:prod",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := printing(cmd, c, &out)
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

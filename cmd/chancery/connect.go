@@ -100,6 +100,17 @@ func (c *conn) client(ctx context.Context) (*client.Client, error) {
 	return client.New(cfg)
 }
 
+// open returns what a command needs that asks the server and prints the
+// answer. What is wrong with the flags is said before the server is looked for.
+func (c *conn) open(ctx context.Context, out *outFlags) (*printer, *client.Client, error) {
+	p, err := out.printer(c.e)
+	if err != nil {
+		return nil, nil, err
+	}
+	cl, err := c.client(ctx)
+	return p, cl, err
+}
+
 // runningServer returns the URL of the server that runs on the data directory.
 func (c *conn) runningServer() (string, error) {
 	text, err := os.ReadFile(filepath.Join(c.data, "ready.json"))

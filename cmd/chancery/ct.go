@@ -42,7 +42,7 @@ func ctLogFields(v *api.CTLog) []field {
 func ctOne[T any](c *conn, use, short, method string, path func(string) string, body func() any, fields func(*T) []field) *cobra.Command {
 	var out outFlags
 	cmd := &cobra.Command{Use: use, Short: short, Args: exactArgs("NAME"), RunE: func(cmd *cobra.Command, args []string) error {
-		p, cl, err := printing(cmd, c, &out)
+		p, cl, err := c.open(cmd.Context(), &out)
 		if err != nil {
 			return err
 		}

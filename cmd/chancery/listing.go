@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"text/tabwriter"
@@ -43,14 +44,10 @@ func (l *listing[T]) command(c *conn) *cobra.Command {
 }
 
 func (l *listing[T]) run(ctx context.Context, c *conn, args []string) error {
-	p, err := l.out.printer(c.e)
-	if err != nil {
-		return err
-	}
 	if l.limit < 0 {
 		return usagef("--limit %d is negative; 0 shows all", l.limit)
 	}
-	api, err := c.client(ctx)
+	p, api, err := c.open(ctx, &l.out)
 	if err != nil {
 		return err
 	}
@@ -112,6 +109,47 @@ func (l *listing[T]) show(ctx context.Context, c *conn, api *client.Client, p *p
 		fmt.Fprintf(c.e.stderr, "chancery: there are more than these %d; --limit 0 shows all\n", len(items))
 	}
 	return nil
+}
+
+// showCommand is a command that shows one resource.
+func showCommand[T any](c *conn, cmd *cobra.Command, path string, fields func(T) []field) *cobra.Command {
+	var out outFlags
+	cmd.Args = exactArgs("ID")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		p, cl, err := c.open(cmd.Context(), &out)
+		if err != nil {
+			return err
+		}
+		v, err := client.Get[T](cmd.Context(), cl, path+client.ID(args[0]), nil)
+		if err != nil {
+			return err
+		}
+		return p.fields(fields(v), v)
+	}
+	out.add(cmd)
+	return cmd
+}
+
+// endCommand is a command that ends one thing for good.
+func endCommand(c *conn, cmd *cobra.Command, path, noun string) *cobra.Command {
+	var dry bool
+	cmd.Args = exactArgs("ID")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cl, err := c.client(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if dry {
+			return would(c.e, "revoke the %s %s", noun, args[0])
+		}
+		if err := cl.Do(cmd.Context(), http.MethodDelete, path+client.ID(args[0]), nil, nil, nil); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.e.stdout, "revoked %s %s\n", noun, args[0])
+		return err
+	}
+	dryRun(cmd, &dry)
+	return cmd
 }
 
 // field is one line of what a show command prints.

@@ -107,11 +107,7 @@ func certsExplain(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "explain NAME", Short: "Say why a managed certificate was or was not renewed and deployed", Args: exactArgs("NAME"),
 		Example: "  chancery certs explain www.example.com",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -224,11 +220,7 @@ func newOrder(e env) *cobra.Command {
 
 // wish makes a managed certificate, and waits until it is obtained or stopped.
 func (c *conn) wish(ctx context.Context, out *outFlags, path string, body map[string]any, wait time.Duration) error {
-	p, err := out.printer(c.e)
-	if err != nil {
-		return err
-	}
-	cl, err := c.client(ctx)
+	p, cl, err := c.open(ctx, out)
 	if err != nil {
 		return err
 	}
@@ -416,11 +408,7 @@ func renewPlan(c *conn) *cobra.Command {
 		Long:    "Show how many certificates fall due on each of the days ahead, and whether the\nbudgets of their issuers are enough; what a shorter life or an import would\nchange, before it happens. Exit 3 if a budget is not enough.",
 		Example: "  chancery renew plan --days 365 --lifetime 47d\n  chancery renew plan --issuer letsencrypt --import 100000",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -502,11 +490,7 @@ func renewDrill(c *conn) *cobra.Command {
 			if issuer == "" {
 				return usagef("--issuer is missing: say where the certificates are ordered")
 			}
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

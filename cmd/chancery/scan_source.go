@@ -42,7 +42,7 @@ func scanSources(e env) *cobra.Command {
 func sourceAction(c *conn, use, short, suffix string) *cobra.Command {
 	var out outFlags
 	cmd := &cobra.Command{Use: use, Short: short, Args: exactArgs("NAME"), RunE: func(cmd *cobra.Command, args []string) error {
-		p, cl, err := printing(cmd, c, &out)
+		p, cl, err := c.open(cmd.Context(), &out)
 		if err != nil {
 			return err
 		}

@@ -86,7 +86,7 @@ The target inventory stands for every endpoint that is known at the time,
 inventory:*.example.com for those of hosts below example.com.`,
 		Example: "  chancery scan schedules add known inventory --every 1d\n  chancery scan schedules add racks 10.0.0.0/16:443,8443 --every 7d --site dc1 --probe fetch\n  chancery scan schedules add mail -f hosts.txt --every 12h --jitter 30m",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := printing(cmd, c, &out)
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -167,7 +167,7 @@ func scanPasses(e env) *cobra.Command {
 	var out outFlags
 	one := func(use, short, method, suffix string) *cobra.Command {
 		cmd := &cobra.Command{Use: use, Short: short, Args: exactArgs("ID"), RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := printing(cmd, c, &out)
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

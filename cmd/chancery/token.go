@@ -29,11 +29,7 @@ func tokenCreate(c *conn) *cobra.Command {
 			if !token.Role(role).Valid() {
 				return usagef("--role %q is unknown; choose one of %v", role, token.Roles)
 			}
-			p, err := out.printer(c.e)
-			if err != nil {
-				return err
-			}
-			cl, err := c.client(cmd.Context())
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
