@@ -5,37 +5,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"chancery/internal/bench"
+	"chancery/internal/testenv"
 )
-
-// freePort returns an address of loopback that nobody listens on. It is below
-// the ports that the system gives to outgoing connections, which come and go.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
-		udp, err := net.ListenPacket("udp", addr)
-		if err != nil {
-			continue
-		}
-		udp.Close()
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
-}
 
 // devServer runs `chancery dev` with more flags until the test ends, and
 // returns its data directory.
@@ -47,7 +25,7 @@ func devServer(t *testing.T, flags ...string) string {
 	ended := make(chan int, 1)
 	var errs bytes.Buffer
 	go func() {
-		args := append([]string{"dev", "--data", data, "--listen", freePort(t), "--http-listen", freePort(t), "--debug-listen", freePort(t), "--no-limits"}, flags...)
+		args := append([]string{"dev", "--data", data, "--listen", testenv.FreeAddr(t), "--http-listen", testenv.FreeAddr(t), "--debug-listen", testenv.FreeAddr(t), "--no-limits"}, flags...)
 		code := run(ctx, args, env{stdout: in, stderr: &errs, environ: []string{"CHANCERY_LOG_LEVEL=error"}})
 		in.Close()
 		ended <- code
@@ -79,7 +57,7 @@ func chancery(t *testing.T, code int, args ...string) (stdout, stderr string) {
 // The tour of a user: issue by every challenge, verified; then ask the
 // responder and the API about what was issued; then make the report.
 func TestBenchAgainstDev(t *testing.T) {
-	dns, http01, tlsALPN01 := freePort(t), freePort(t), freePort(t)
+	dns, http01, tlsALPN01 := testenv.FreeAddr(t), testenv.FreeAddr(t), testenv.FreeAddr(t)
 	port := func(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 	data := devServer(t, "--resolver", dns, "--http01-port", port(http01), "--tlsalpn01-port", port(tlsALPN01))
 	dir := t.TempDir()
@@ -142,7 +120,7 @@ func readLines(t *testing.T, file string) []bench.Run {
 // The limits of one account hold, and its renewals pass, while others go on.
 // The ratio is reported; the machine of a test says nothing about it.
 func TestBenchFlood(t *testing.T) {
-	http01 := freePort(t)
+	http01 := testenv.FreeAddr(t)
 	data := devServer(t, "--no-limits=false", "--http01-port", http01[strings.LastIndex(http01, ":")+1:])
 	results := filepath.Join(t.TempDir(), "results.jsonl")
 	out, _ := chancery(t, exitOK, "bench", "issue", "--data", data, "--http01-listen", http01, "--flood", "40", "--clients", "2", "--rounds", "2", "--warmup", "1s", "--duration", "30s", "--count", "8", "--json", results)
@@ -164,7 +142,7 @@ func TestBenchFlood(t *testing.T) {
 // words.
 func TestBenchSaysWhyNothingWorks(t *testing.T) {
 	data := devServer(t, "--http01-port", "1")
-	_, errs := chancery(t, exitFailed, "bench", "issue", "--data", data, "--clients", "2", "--http01-listen", freePort(t))
+	_, errs := chancery(t, exitFailed, "bench", "issue", "--data", data, "--clients", "2", "--http01-listen", testenv.FreeAddr(t))
 	if !strings.Contains(errs, "nothing succeeded") || !strings.Contains(errs, "connection") {
 		t.Errorf("%s", errs)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"chancery/internal/api"
+	"chancery/internal/testenv"
 )
 
 // shell runs commands as a user would, against one data directory.
@@ -58,17 +58,6 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 }
 func (l *lockedBuffer) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
 
-// freeAddr returns a loopback address that nobody uses.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // startDev runs `chancery dev` until the test ends, and returns a shell for its
 // data directory and everything that it prints.
 func startDev(t *testing.T) (*shell, *lockedBuffer) {
@@ -77,7 +66,7 @@ func startDev(t *testing.T) (*shell, *lockedBuffer) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan int, 1)
 	ready := s.path("ready.json")
-	args := []string{"dev", "--data", s.path("data"), "--listen", freeAddr(t), "--http-listen", freeAddr(t), "--debug-listen", "", "--ready-file", ready}
+	args := []string{"dev", "--data", s.path("data"), "--listen", testenv.FreeAddr(t), "--http-listen", testenv.FreeAddr(t), "--debug-listen", "", "--ready-file", ready}
 	go func() {
 		done <- run(ctx, args, env{stdout: log, stderr: log, environ: []string{"CHANCERY_LOG_LEVEL=debug"}})
 	}()

@@ -44,6 +44,24 @@ start() {
 	done
 }
 
+# settle waits until the server has caught up with what it found stored (the
+# inventory follows, answers are signed): under a fifth of a core for 5 s.
+settle() {
+	tries=0
+	until [ "$(busy 5)" -lt 20 ]; do
+		tries=$((tries + 1))
+		[ $tries -lt 240 ] || { echo "the server does not come to rest" >&2; exit 1; }
+	done
+}
+
+# busy SECONDS: per cent of one core that the server uses.
+busy() {
+	before=$(ticks); sleep "$1"; after=$(ticks)
+	echo $(((after - before) * 100 / $(getconf CLK_TCK) / $1))
+}
+
+ticks() { sed 's/.*) //' "/proc/$server/stat" | awk '{ print $12 + $13 }'; }
+
 # measure SERIES LABEL [flag ...]
 measure() {
 	file=$OUT/$1.jsonl label=$2
@@ -154,7 +172,7 @@ stored() {
 	n_dir=$((n_dir + 1))
 	start "$work/$n_dir"; stop
 	"$BIN" bench fill --data "$work/$n_dir" --certificates "$STORED"
-	start "$work/$n_dir"; measure stored "$STORED certificates" --clients 25; stop
+	start "$work/$n_dir"; settle; measure stored "$STORED certificates" --clients 25; stop
 }
 
 record() {

@@ -2,14 +2,11 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -69,30 +66,6 @@ func binary(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// lastPort is the port handed out last. Processes that test at the same time
-// begin at different ones.
-var lastPort = func() *atomic.Int64 {
-	n := new(atomic.Int64)
-	n.Store(10000 + int64(os.Getpid()%200)*100)
-	return n
-}()
-
-// freePort returns a loopback port that nobody listens on. It lies below the
-// range from which the kernel takes the ports of outgoing connections, so it
-// is still free when the program asks for it, and again after a restart.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 2000 {
-		port := strconv.FormatInt(10000+lastPort.Add(1)%22000, 10)
-		if ln, err := net.Listen("tcp", ":"+port); err == nil {
-			ln.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port between 10000 and 32000")
-	return ""
 }
 
 // spawner starts every long-lived child. Its thread lives as long as this

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 
 	"chancery/internal/db"
 	"chancery/internal/dns/dnstest"
+	"chancery/internal/testenv"
 )
 
 // ready is what --ready-file holds; scripts rely on these names.
@@ -48,9 +48,8 @@ type site struct {
 // newSite prepares an installation; nothing runs yet.
 func newSite(t testing.TB) *site {
 	t.Helper()
-	local := func() string { return net.JoinHostPort("127.0.0.1", freePort(t)) }
 	return &site{t: t, bin: binary(t), data: filepath.Join(t.TempDir(), "data"), dns: dnstest.Start(t),
-		listen: local(), plain: local(), debug: local(), http01: freePort(t), alpn: freePort(t)}
+		listen: testenv.FreeAddr(t), plain: testenv.FreeAddr(t), debug: testenv.FreeAddr(t), http01: portOf(testenv.FreeAddr(t)), alpn: portOf(testenv.FreeAddr(t))}
 }
 
 // startSite runs a fresh installation on SQLite with the given names pointing

@@ -4,7 +4,6 @@ package bustest
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"path/filepath"
 	"runtime"
@@ -15,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"chancery/internal/bus"
+	"chancery/internal/testenv"
 )
 
 // startTimeout is how long a server may take to start.
@@ -50,9 +50,12 @@ type Servers struct {
 func Start(tb testing.TB, n int) *Servers {
 	tb.Helper()
 	s := &Servers{tb: tb, nodes: make([]*server.Server, n)}
-	clients, routes := freePorts(tb, n), freePorts(tb, n)
+	routes := make([]int, n)
 	for i := range n {
-		s.opts = append(s.opts, options(fmt.Sprintf("node%d", i), clients[i], filepath.Join(tb.TempDir(), "store")))
+		routes[i] = testenv.FreePort(tb)
+	}
+	for i := range n {
+		s.opts = append(s.opts, options(fmt.Sprintf("node%d", i), testenv.FreePort(tb), filepath.Join(tb.TempDir(), "store")))
 		if n > 1 {
 			join(s.opts[i], routes[i], routes)
 		}
@@ -88,21 +91,6 @@ func join(o *server.Options, port int, all []int) {
 	for _, p := range all {
 		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: fmt.Sprintf("127.0.0.1:%d", p)})
 	}
-}
-
-// freePorts finds ports that were free a moment ago.
-func freePorts(tb testing.TB, n int) []int {
-	tb.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatal(err)
-		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-	}
-	return ports
 }
 
 // URL is what bus.Config wants.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -41,25 +40,6 @@ func (s *DNSServer) Values(t testing.TB, name string) []string {
 		t.Fatal(err)
 	}
 	return v
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
-		u, err := net.ListenPacket("udp", l.Addr().String())
-		l.Close()
-		if err == nil {
-			u.Close()
-			return port
-		}
-	}
-	t.Fatal("no port is free for UDP and TCP")
-	return 0
 }
 
 func write(t testing.TB, path, text string) {
@@ -131,7 +111,7 @@ func StartBIND(t testing.TB, zone string) *DNSServer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	port := freePort(t)
+	port := testenv.FreePort(t)
 	write(t, filepath.Join(dir, "zone.db"), fmt.Sprintf("$TTL 60\n@ IN SOA ns.%[1]s. admin.%[1]s. 1 3600 600 86400 5\n@ IN NS ns.%[1]s.\nns IN A 127.0.0.1\n_acme-challenge.keep IN TXT \"foreign\"\n", zone))
 	write(t, filepath.Join(dir, "named.conf"), fmt.Sprintf(`%[1]s
 options { directory "%[2]s"; pid-file "%[2]s/named.pid"; session-keyfile "%[2]s/session.key"; listen-on port %[3]d { 127.0.0.1; }; listen-on-v6 { none; };
@@ -157,7 +137,7 @@ func StartPowerDNS(t testing.TB, zone string) *DNSServer {
 		testenv.Skip(t, "the SQLite backend of PowerDNS (pdns-backend-sqlite3) is not installed")
 	}
 	dir := t.TempDir()
-	port, api := freePort(t), freePort(t)
+	port, api := testenv.FreePort(t), testenv.FreePort(t)
 	db := filepath.Join(dir, "pdns.sqlite3")
 	makeDatabase(t, db)
 	write(t, filepath.Join(dir, "pdns.conf"), fmt.Sprintf(`launch=gsqlite3
