@@ -48,26 +48,15 @@ type digicert struct {
 }
 
 func open(env issuer.Env, c *Config) (*digicert, error) {
-	base, err := rest.CheckURL("url", c.URL)
-	if err != nil {
-		return nil, err
-	}
-	key := rest.Secret(c.KeyFile)
-	if err := key.Check("key_file"); err != nil {
-		return nil, err
-	}
 	if c.Product == "" || c.Days <= 0 {
 		return nil, errors.New("product and days: must be set")
 	}
-	hc, err := rest.NewHTTP(rest.TLS{Roots: c.RootsFile}, c.Timeout)
+	api, err := rest.Access{URL: c.URL, TLS: rest.TLS{Roots: c.RootsFile}, Timeout: c.Timeout, Secret: rest.Secret(c.KeyFile), SecretKey: "key_file",
+		Sign: func(r *http.Request, secret string) { r.Header.Set("X-DC-DEVKEY", secret) }}.Open()
 	if err != nil {
 		return nil, err
 	}
-	d := &digicert{c: c, api: &rest.Client{Base: base, HTTP: hc, Authorize: func(_ context.Context, r *http.Request) error {
-		secret, err := key.Read()
-		r.Header.Set("X-DC-DEVKEY", secret)
-		return err
-	}}}
+	d := &digicert{c: c, api: api}
 	d.Flow = rest.Flow{Deadline: rest.Deadline(env, c.Deadline), Find: d.find, Submit: d.submit, Collect: d.collect}
 	return d, nil
 }

@@ -52,26 +52,16 @@ type entrust struct {
 }
 
 func open(env issuer.Env, c *Config) (*entrust, error) {
-	base, err := rest.CheckURL("url", c.URL)
-	if err != nil {
-		return nil, err
-	}
-	password := rest.Secret(c.PasswordFile)
-	if err := password.Check("password_file"); err != nil {
-		return nil, err
-	}
 	if c.User == "" || c.Product == "" || c.Requester == "" || c.Email == "" || c.Phone == "" || c.Client <= 0 || c.Days <= 0 {
 		return nil, errors.New("user, product, requester, email, phone, client and days: must be set")
 	}
-	hc, err := rest.NewHTTP(rest.TLS{Roots: c.RootsFile, Cert: c.CertFile, Key: c.CertKeyFile}, c.Timeout)
+	api, err := rest.Access{URL: c.URL, TLS: rest.TLS{Roots: c.RootsFile, Cert: c.CertFile, Key: c.CertKeyFile}, Timeout: c.Timeout,
+		Secret: rest.Secret(c.PasswordFile), SecretKey: "password_file",
+		Sign: func(r *http.Request, secret string) { r.SetBasicAuth(c.User, secret) }}.Open()
 	if err != nil {
 		return nil, err
 	}
-	e := &entrust{c: c, api: &rest.Client{Base: base, HTTP: hc, Authorize: func(_ context.Context, r *http.Request) error {
-		secret, err := password.Read()
-		r.SetBasicAuth(c.User, secret)
-		return err
-	}}}
+	e := &entrust{c: c, api: api}
 	e.Flow = rest.Flow{Deadline: rest.Deadline(env, c.Deadline), Submit: e.submit, Collect: e.collect}
 	return e, nil
 }

@@ -153,6 +153,43 @@ func (s Secret) Read() (string, error) {
 	return line, nil
 }
 
+// Access is what a section of the configuration says of an API: where it is, and
+// the one secret that each request carries.
+type Access struct {
+	URL       string // its key is "url"
+	TLS       TLS
+	Timeout   time.Duration // of one request
+	Secret    Secret
+	SecretKey string                               // key of Secret, for errors: "token_file"
+	Sign      func(r *http.Request, secret string) // adds the secret to a request; nil: as a bearer token (RFC 6750)
+}
+
+// Open checks everything that can be checked without asking the API.
+func (a Access) Open() (*Client, error) {
+	base, err := CheckURL("url", a.URL)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.Secret.Check(a.SecretKey); err != nil {
+		return nil, err
+	}
+	hc, err := NewHTTP(a.TLS, a.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	sign := a.Sign
+	if sign == nil {
+		sign = func(r *http.Request, secret string) { r.Header.Set("Authorization", "Bearer "+secret) }
+	}
+	return &Client{Base: base, HTTP: hc, Authorize: func(_ context.Context, r *http.Request) error {
+		secret, err := a.Secret.Read()
+		if err == nil {
+			sign(r, secret)
+		}
+		return err
+	}}, nil
+}
+
 // Do sends a request and reads the reply into out. in is sent as JSON, unless
 // it is nil, or url.Values (a form) or []byte (as it is, with typ below). out
 // nil leaves the body to the caller. A throttle with a short Retry-After is

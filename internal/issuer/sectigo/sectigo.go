@@ -48,28 +48,21 @@ type sectigo struct {
 }
 
 func open(env issuer.Env, c *Config) (*sectigo, error) {
-	base, err := rest.CheckURL("url", c.URL)
-	if err != nil {
-		return nil, err
-	}
-	password := rest.Secret(c.PasswordFile)
-	if err := password.Check("password_file"); err != nil {
-		return nil, err
-	}
 	if c.CustomerURI == "" || c.Login == "" || c.Organization <= 0 || c.Product <= 0 || c.Days <= 0 {
 		return nil, errors.New("customer_uri, login, organization, product and days: must be set")
 	}
-	hc, err := rest.NewHTTP(rest.TLS{Roots: c.RootsFile}, c.Timeout)
+	api, err := rest.Access{URL: c.URL, TLS: rest.TLS{Roots: c.RootsFile}, Timeout: c.Timeout,
+		Secret: rest.Secret(c.PasswordFile), SecretKey: "password_file",
+		Sign: func(r *http.Request, secret string) {
+			r.Header.Set("customerUri", c.CustomerURI)
+			r.Header.Set("login", c.Login)
+			r.Header.Set("password", secret)
+		}}.Open()
 	if err != nil {
 		return nil, err
 	}
-	s := &sectigo{c: c, api: &rest.Client{Base: base + "/api/ssl/v1", HTTP: hc, Authorize: func(_ context.Context, r *http.Request) error {
-		secret, err := password.Read()
-		r.Header.Set("customerUri", c.CustomerURI)
-		r.Header.Set("login", c.Login)
-		r.Header.Set("password", secret)
-		return err
-	}}}
+	api.Base += "/api/ssl/v1"
+	s := &sectigo{c: c, api: api}
 	s.Flow = rest.Flow{Deadline: rest.Deadline(env, c.Deadline), Find: s.find, Submit: s.submit, Collect: s.collect}
 	return s, nil
 }

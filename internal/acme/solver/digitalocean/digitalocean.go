@@ -35,23 +35,12 @@ var Kind = solver.Kind{
 type provider struct{ api *rest.Client }
 
 func open(c *Config) (*provider, error) {
-	base, err := rest.CheckURL("url", c.URL)
+	api, err := rest.Access{URL: c.URL, Timeout: c.Timeout, Secret: rest.Secret(c.TokenFile), SecretKey: "token_file"}.Open()
 	if err != nil {
 		return nil, err
 	}
-	token := rest.Secret(c.TokenFile)
-	if err := token.Check("token_file"); err != nil {
-		return nil, err
-	}
-	hc, err := rest.NewHTTP(rest.TLS{}, c.Timeout)
-	if err != nil {
-		return nil, err
-	}
-	return &provider{&rest.Client{Base: base + "/v2", HTTP: hc, Authorize: func(_ context.Context, r *http.Request) error {
-		secret, err := token.Read()
-		r.Header.Set("Authorization", "Bearer "+secret)
-		return err
-	}}}, nil
+	api.Base += "/v2"
+	return &provider{api}, nil
 }
 
 // record is a domain record of the API.

@@ -35,27 +35,17 @@ var Kind = solver.Kind{
 type provider struct{ api *rest.Client }
 
 func open(c *Config) (*provider, error) {
-	base, err := rest.CheckURL("url", c.URL)
-	if err != nil {
-		return nil, err
-	}
-	key := rest.Secret(c.KeyFile)
-	if err := key.Check("key_file"); err != nil {
-		return nil, err
-	}
 	if c.ServerID == "" {
 		return nil, errors.New("server_id: must be set; it is localhost unless there is a proxy")
 	}
-	hc, err := rest.NewHTTP(rest.TLS{Roots: c.RootsFile}, c.Timeout)
+	api, err := rest.Access{URL: c.URL, TLS: rest.TLS{Roots: c.RootsFile}, Timeout: c.Timeout, Secret: rest.Secret(c.KeyFile), SecretKey: "key_file",
+		Sign: func(r *http.Request, secret string) { r.Header.Set("X-API-Key", secret) }}.Open()
 	if err != nil {
 		return nil, err
 	}
-	return &provider{&rest.Client{Base: base + "/api/v1/servers/" + url.PathEscape(c.ServerID), HTTP: hc, MaxReply: 64 << 20,
-		Authorize: func(_ context.Context, r *http.Request) error {
-			secret, err := key.Read()
-			r.Header.Set("X-API-Key", secret)
-			return err
-		}}}, nil
+	api.Base += "/api/v1/servers/" + url.PathEscape(c.ServerID)
+	api.MaxReply = 64 << 20
+	return &provider{api}, nil
 }
 
 // rrset is a record set of the API.
