@@ -43,32 +43,12 @@ func accountsShow(c *conn) *cobra.Command {
 }
 
 func accountsDeactivate(c *conn) *cobra.Command {
-	var dry bool
-	var out outFlags
-	cmd := &cobra.Command{Use: "deactivate ID", Short: "End an account and its open orders for good; its certificates stay", Args: exactArgs("ID"),
-		Example: "  chancery acme accounts deactivate 06d1... --dry-run",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := c.open(cmd.Context(), &out)
-			if err != nil {
-				return err
-			}
-			path := "/acme/accounts/" + client.ID(args[0])
-			if dry {
-				a, err := client.Get[api.Account](cmd.Context(), cl, path, nil)
-				if err != nil {
-					return err
-				}
-				return would(c.e, "deactivate account %s of CA %s (%s), now %s", a.ID, a.CA, joined(a.Contact), a.State)
-			}
-			a, err := client.Post[api.Account](cmd.Context(), cl, path+"/deactivate", nil)
-			if err != nil {
-				return err
-			}
-			return p.fields(accountFields(a), a)
-		}}
-	dryRun(cmd, &dry)
-	out.add(cmd)
-	return cmd
+	return action[api.Account]{at: "/acme/accounts/", verb: "/deactivate", fields: accountFields,
+		cmd: &cobra.Command{Use: "deactivate ID", Short: "End an account and its open orders for good; its certificates stay", Args: exactArgs("ID"),
+			Example: "  chancery acme accounts deactivate 06d1... --dry-run"},
+		would: func(a api.Account) string {
+			return fmt.Sprintf("deactivate account %s of CA %s (%s), now %s", a.ID, a.CA, joined(a.Contact), a.State)
+		}}.command(c)
 }
 
 func ordersList(c *conn) *cobra.Command {

@@ -261,45 +261,22 @@ func caSign(c *conn) *cobra.Command {
 	return cmd
 }
 
-// chainCommand is a command that brings a chain to an authority.
-func chainCommand(c *conn, cmd *cobra.Command, path, verb string) *cobra.Command {
-	var dry bool
-	var out outFlags
+// chainCommand is a command that brings a chain to an authority. said is what
+// --dry-run says of the number of certificates and the authority.
+func chainCommand(c *conn, cmd *cobra.Command, verb, said string) *cobra.Command {
 	cmd.Args = exactArgs("AUTHORITY", "CHAIN")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		p, err := out.printer(c.e)
-		if err != nil {
-			return err
-		}
-		chain, err := readInput(c.e, args[1])
-		if err != nil {
-			return err
-		}
-		ders, err := pki.DecodeChain([]byte(chain), len(chain), 8)
-		if err != nil {
-			return err
-		}
-		cl, err := c.client(cmd.Context())
-		if err != nil {
-			return err
-		}
-		at := "/authorities/" + client.ID(args[0])
-		if dry {
-			a, err := client.Get[api.Authority](cmd.Context(), cl, at, nil)
+	var n int
+	return action[api.Authority]{cmd: cmd, at: "/authorities/", verb: verb, fields: authorityFields,
+		body: func(args []string) (any, error) {
+			chain, err := readInput(c.e, args[1])
 			if err != nil {
-				return err
+				return nil, err
 			}
-			return would(c.e, verb, len(ders), a.Name)
-		}
-		a, err := client.Post[api.Authority](cmd.Context(), cl, at+path, map[string]any{"chain": chain})
-		if err != nil {
-			return err
-		}
-		return p.fields(authorityFields(a), a)
-	}
-	dryRun(cmd, &dry)
-	out.add(cmd)
-	return cmd
+			ders, err := pki.DecodeChain([]byte(chain), len(chain), 8)
+			n = len(ders)
+			return map[string]any{"chain": chain}, err
+		},
+		would: func(a api.Authority) string { return fmt.Sprintf(said, n, a.Name) }}.command(c)
 }
 
 func caImport(c *conn) *cobra.Command {
@@ -315,32 +292,12 @@ func caCrossSign(c *conn) *cobra.Command {
 }
 
 func caRetire(c *conn) *cobra.Command {
-	var dry bool
-	var out outFlags
-	cmd := &cobra.Command{Use: "retire AUTHORITY", Short: "Stop an authority from issuing; its status is answered as before", Args: exactArgs("AUTHORITY"),
-		Example: "  chancery ca retire prod-issuing-4k2m9x1c --dry-run",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := c.open(cmd.Context(), &out)
-			if err != nil {
-				return err
-			}
-			path := "/authorities/" + client.ID(args[0])
-			if dry {
-				a, err := client.Get[api.Authority](cmd.Context(), cl, path, nil)
-				if err != nil {
-					return err
-				}
-				return would(c.e, "retire %s (%s of CA %s, %s)", a.Name, a.Role, a.CA, a.State)
-			}
-			a, err := client.Post[api.Authority](cmd.Context(), cl, path+"/retire", nil)
-			if err != nil {
-				return err
-			}
-			return p.fields(authorityFields(a), a)
-		}}
-	dryRun(cmd, &dry)
-	out.add(cmd)
-	return cmd
+	return action[api.Authority]{at: "/authorities/", verb: "/retire", fields: authorityFields,
+		cmd: &cobra.Command{Use: "retire AUTHORITY", Short: "Stop an authority from issuing; its status is answered as before", Args: exactArgs("AUTHORITY"),
+			Example: "  chancery ca retire prod-issuing-4k2m9x1c --dry-run"},
+		would: func(a api.Authority) string {
+			return fmt.Sprintf("retire %s (%s of CA %s, %s)", a.Name, a.Role, a.CA, a.State)
+		}}.command(c)
 }
 
 func caProfiles(c *conn) *cobra.Command {

@@ -152,6 +152,52 @@ func endCommand(c *conn, cmd *cobra.Command, path, noun string) *cobra.Command {
 	return cmd
 }
 
+// action is a command that does something to one resource, named by its first
+// argument, and shows what became of it.
+type action[T any] struct {
+	cmd    *cobra.Command
+	at     string                           // path of the resources: "/authorities/"
+	verb   string                           // path below the resource: "/retire"
+	body   func(args []string) (any, error) // of the request; nil: none
+	would  func(T) string                   // what --dry-run says of the resource as it is
+	fields func(T) []field
+}
+
+// command completes and returns the command.
+func (a action[T]) command(c *conn) *cobra.Command {
+	var dry bool
+	var out outFlags
+	a.cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var body any
+		if a.body != nil {
+			var err error
+			if body, err = a.body(args); err != nil {
+				return err
+			}
+		}
+		p, cl, err := c.open(cmd.Context(), &out)
+		if err != nil {
+			return err
+		}
+		path := a.at + client.ID(args[0])
+		if dry {
+			v, err := client.Get[T](cmd.Context(), cl, path, nil)
+			if err != nil {
+				return err
+			}
+			return would(c.e, "%s", a.would(v))
+		}
+		v, err := client.Post[T](cmd.Context(), cl, path+a.verb, body)
+		if err != nil {
+			return err
+		}
+		return p.fields(a.fields(v), v)
+	}
+	dryRun(a.cmd, &dry)
+	out.add(a.cmd)
+	return a.cmd
+}
+
 // field is one line of what a show command prints.
 type field struct{ name, value string }
 
