@@ -7,6 +7,9 @@
 #   SECONDS_OVER                     time of the series "overload"
 #   DISK, MEM                        directories on a disk and in memory
 #   BIN                              the program, bin/chancery
+#   STEP_CA, PEBBLE                  peers to measure in the series "peers"
+#                                    (go install github.com/smallstep/certificates/cmd/step-ca@latest
+#                                    and github.com/letsencrypt/pebble/v2/cmd/pebble@latest)
 #
 # PostgreSQL is started from its own programs if they are installed.
 set -eu
@@ -187,6 +190,77 @@ record() {
 	stop
 }
 
+# peers measures other ACME servers in the same minutes as ours: the same client,
+# the same load, each with its own defaults but for ports and the resolver.
+peers() {
+	fresh peers
+	start "$work/$n_dir"; measure peers "chancery, SQLite on disk" --clients 10,50; stop
+	start "$mem/$n_dir"; measure peers "chancery, SQLite in memory" --clients 10,50; stop
+	if [ -x "${STEP_CA:-}" ]; then
+		step_ca "$work/$n_dir-step"; peer "step-ca, its store on disk" https://localhost:19500/acme/acme/directory "$dir/root.pem"
+		step_ca "$mem/$n_dir-step"; peer "step-ca, its store in memory" https://localhost:19500/acme/acme/directory "$dir/root.pem"
+	fi
+	if [ -x "${PEBBLE:-}" ]; then
+		# Pebble waits and refuses nonces at random unless told not to. It stops
+		# answering from some 25 clients on, so it gets 10.
+		pebble "$work/$n_dir-pebble"; peer "Pebble, in memory" https://localhost:19500/dir "$dir/root.pem" 10
+	fi
+}
+
+# peer LABEL DIRECTORY ROOT [CLIENTS]: measures the peer that runs, and ends it.
+peer() {
+	tries=0
+	until curl -s -o /dev/null --cacert "$3" "$2"; do
+		tries=$((tries + 1))
+		kill -0 "$server" 2>/dev/null && [ $tries -lt 100 ] || { tail -5 "$dir/log" >&2; exit 1; }
+		sleep 0.1
+	done
+	echo "== peers: $1" >&2
+	"$BIN" bench issue --directory "$2" --root "$3" --http01-listen 127.0.0.1:19002 --dns-listen 127.0.0.1:19053 --suffix bench.example.com \
+		--server-pid "$server" --clients "${4:-10,50}" --rounds "$ROUNDS" --warmup "$WARMUP" --count "$COUNT" --duration 30s \
+		--json "$OUT/peers.jsonl" --label "$1" || [ $? -eq 4 ]
+	stop
+}
+
+# chain DIR makes a root, an issuing authority and a certificate for localhost.
+chain() {
+	mkdir -p "$1"
+	(
+		cd "$1"
+		req() { openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -keyout "$1.key" -out "$1.csr" 2>/dev/null; }
+		openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=root -keyout root.key -out root.pem -days 30 \
+			-addext keyUsage=critical,keyCertSign,cRLSign 2>/dev/null
+		req issuing; req localhost
+		printf 'basicConstraints=critical,CA:true,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n' >ca.ext
+		printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >leaf.ext
+		openssl x509 -req -in issuing.csr -CA root.pem -CAkey root.key -CAcreateserial -days 20 -extfile ca.ext -out issuing.pem 2>/dev/null
+		openssl x509 -req -in localhost.csr -CA root.pem -CAkey root.key -CAcreateserial -days 20 -extfile leaf.ext -out localhost.pem 2>/dev/null
+	)
+}
+
+step_ca() {
+	dir=$1
+	chain "$dir"
+	cat >"$dir/ca.json" <<-END
+		{"root": "$dir/root.pem", "crt": "$dir/issuing.pem", "key": "$dir/issuing.key", "address": "127.0.0.1:19500", "dnsNames": ["localhost", "127.0.0.1"],
+		 "logger": {"format": "text"}, "db": {"type": "badgerv2", "dataSource": "$dir/db"},
+		 "authority": {"provisioners": [{"type": "ACME", "name": "acme"}]}}
+	END
+	"$STEP_CA" "$dir/ca.json" --resolver 127.0.0.1:19053 --insecure --acme-http-port 19002 >"$dir/log" 2>&1 &
+	server=$!
+}
+
+pebble() {
+	dir=$1
+	chain "$dir"
+	cat >"$dir/pebble.json" <<-END
+		{"pebble": {"listenAddress": "127.0.0.1:19500", "managementListenAddress": "127.0.0.1:19501", "certificate": "$dir/localhost.pem", "privateKey": "$dir/localhost.key",
+		 "httpPort": 19002, "tlsPort": 19001, "ocspResponderURL": "", "externalAccountBindingRequired": false}}
+	END
+	PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 PEBBLE_AUTHZREUSE=0 "$PEBBLE" -config "$dir/pebble.json" -dnsserver 127.0.0.1:19053 >"$dir/log" 2>&1 &
+	server=$!
+}
+
 # ---- PostgreSQL ----
 
 as_postgres() { if [ "$(id -u)" = 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
@@ -212,5 +286,5 @@ database() {
 }
 
 mkdir -p "$OUT"
-[ $# -gt 0 ] || set -- clients databases subjects accounts authorities saturation challenges names pools overload stored record
+[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload stored record
 for series in "$@"; do $series; done

@@ -29,6 +29,7 @@ type Page struct {
 var questions = []struct{ name, title, text string }{
 	{"clients", "Issuance by number of clients", "P-256 throughout, http-01, SQLite on the disk, every certificate on stable storage before it is answered."},
 	{"databases", "Databases", "The server's CPU includes that of PostgreSQL's processes, which run on the same machine. A file system in memory is no place for a CA; it shows what the disk costs."},
+	{"peers", "Beside other servers", "The same client and load against each server, one after the other in the same minutes. step-ca keeps its default store; Pebble is a server for tests that keeps nothing, told not to wait and not to refuse nonces. Neither lints, asks for CAA or limits rates. The client's CPU is on the same cores."},
 	{"subjects", "Types of subject keys", "Keys of RSA subjects are made before the clock starts: making one takes the client longer than issuing takes the server."},
 	{"accounts", "Types of account keys", "Every request is signed: five verifications per issuance."},
 	{"authorities", "Types of authority keys", "One signature with the authority's key and its verification per issuance. Root and issuing authority are of the type."},
