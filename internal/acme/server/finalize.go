@@ -19,11 +19,13 @@ import (
 
 var (
 	// All that must hold at the signature is read again here, in the
-	// transaction that commits the intent to sign.
+	// transaction that commits the intent to sign. The conditions stand in FILTER
+	// so that only the ids can be searched for: PostgreSQL, while it knows little
+	// of the table, else reads every valid authorization there is.
 	qClaim = db.SQL("acme.claim_order", `UPDATE acme_order SET state = 'processing', csr = $2, certificate_id = $3, claimed_at = $4, claim_token = $5
 		WHERE id = $1 AND state = 'ready' AND expires_at > $4
 			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $6 AND thumbprint = $7 AND state = 'valid')
-			AND (SELECT count(*) FROM acme_authz WHERE id = ANY($8::text[]) AND state = 'valid' AND expires_at > $4) = $9`)
+			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($8::text[])) = $9`)
 	qFinish = db.SQL("acme.finish_order", `UPDATE acme_order SET state = 'valid' WHERE id = $1 AND state = 'processing' AND claim_token = $2`)
 	qGiveUp = db.SQL("acme.release_order", `UPDATE acme_order SET state = 'ready', csr = NULL, certificate_id = NULL, claimed_at = NULL, claim_token = NULL
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2`)

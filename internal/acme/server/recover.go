@@ -20,7 +20,7 @@ var (
 	qReissue = db.SQL("acme.reissue_order", `UPDATE acme_order SET certificate_id = $3, claimed_at = $4
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2
 			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $5 AND state = 'valid')
-			AND (SELECT count(*) FROM acme_authz WHERE id = ANY($6::text[]) AND state = 'valid' AND expires_at > $4) = $7`)
+			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($6::text[])) = $7`)
 	qFailStuck = db.SQL("acme.fail_stuck_order", `UPDATE acme_order SET state = 'invalid', error = $3
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2`)
 )

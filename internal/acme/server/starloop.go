@@ -32,7 +32,7 @@ var (
 	qIntendStar = db.SQL("acme.intend_star", `UPDATE acme_star SET intent_id = $3
 		WHERE order_id = $1 AND lease_token = $2 AND state = 'active' AND end_at > $4
 			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $5 AND state = 'valid')
-			AND (SELECT count(*) FROM acme_authz WHERE id = ANY($6::text[]) AND state = 'valid' AND expires_at > $4) = $7`)
+			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($6::text[])) = $7`)
 	qRenewStar = db.SQL("acme.renew_star", `UPDATE acme_star SET certificate_id = $3, intent_id = NULL, next_at = $4, lease_until = 0, error = NULL
 		WHERE order_id = $1 AND lease_token = $2 AND state = 'active'`)
 	qForgetIntent = db.SQL("acme.forget_star_intent", `UPDATE acme_star SET intent_id = NULL WHERE order_id = $1 AND intent_id = $2`)
