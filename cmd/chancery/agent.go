@@ -53,6 +53,7 @@ configuration, the server's (DIR/perspective.key) into --primary here. The
 agent keeps nothing and needs no database. See docs/perspectives.md.`,
 		Example: `  chancery agent --server https://chancery.example.com --token-file token --state /var/lib/chancery-agent --config agent.toml
   chancery agent --state /var/lib/chancery-agent --config agent.toml --once   # from cron, once it is enrolled
+  chancery agent --state /var/lib/chancery-agent --config agent.toml --once --dry-run   # without a server
   chancery agent key /var/lib/chancery/agent.key
   chancery agent --perspective fra --region ripe --listen :9443 \
       --key /var/lib/chancery/agent.key --primary sha256/47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU`,
@@ -91,7 +92,7 @@ agent keeps nothing and needs no database. See docs/perspectives.md.`,
 	fl.StringVar(&f.readyFile, "ready-file", "", "write the address to this `file` when the agent serves")
 	fl.StringVar(&f.logFormat, "log-format", "auto", "`format` of log lines: auto, json or text")
 	fl.StringVar(&f.logLevel, "log-level", "info", "least severe `level` logged: debug, info, warn or error")
-	cmd.AddCommand(newAgentKey(e))
+	cmd.AddCommand(newAgentKey(e), newAgentList(e), newAgentImport(e))
 	return cmd
 }
 

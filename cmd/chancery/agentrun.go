@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -23,6 +24,7 @@ type hostFlags struct {
 	server, token, tokenFile, state string
 	config, name, caFile            string
 	once                            bool
+	alone                           aloneFlags
 }
 
 func (f *hostFlags) add(cmd *cobra.Command, e env) {
@@ -31,9 +33,10 @@ func (f *hostFlags) add(cmd *cobra.Command, e env) {
 	fl.StringVar(&f.token, "token", e.getenv("CHANCERY_AGENT_TOKEN"), "enrolment `token`, for the first start (default: $CHANCERY_AGENT_TOKEN)")
 	fl.StringVar(&f.tokenFile, "token-file", "", "`file` with the enrolment token")
 	fl.StringVar(&f.state, "state", "", "`directory` of the agent: identity, keys, journals")
-	fl.StringVarP(&f.config, "config", "c", "", "`file` with the [target.NAME]s of this host")
+	fl.StringVarP(&f.config, "config", "c", "", "`file` with the [target.NAME]s of this host, and with the [certificate.NAME]s that it keeps without a server")
 	fl.StringVar(&f.name, "name", "", "`name` of the agent (default: the host's name)")
 	fl.StringVar(&f.caFile, "ca-file", "", "`file` with more roots that the server may chain to")
+	f.alone.add(cmd)
 	fl.BoolVar(&f.once, "once", false, "do what there is to do, wait for what is being issued, and end; for cron")
 }
 
@@ -44,6 +47,18 @@ func (f *hostFlags) wanted() bool { return f.state != "" || f.server != "" || f.
 func (f *hostFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 	if f.state == "" {
 		return usagef("--state is missing: where the agent keeps its identity and keys")
+	}
+	if configPath(e, f.config) != "" {
+		c, err := loadConfig(e, f.config)
+		if err != nil {
+			return err
+		}
+		if len(c.Certificate) > 0 {
+			return f.runAlone(ctx, e, c, log)
+		}
+	}
+	if f.alone.plan || len(f.alone.renew) > 0 {
+		return usagef("--dry-run and --renew are for the [certificate.NAME]s of the agent's own file, and there is none")
 	}
 	cfg, err := f.agentConfig(e, log)
 	if err != nil {
@@ -64,13 +79,32 @@ func (f *hostFlags) run(ctx context.Context, e env, log *slog.Logger) error {
 		return err
 	}
 	fmt.Fprintf(e.stdout, "agent %s (%s): %d certificates put into service, %d failed\n", name, id, live, failed)
-	switch {
-	case failed > 0 && live > 0:
-		return &exitError{code: exitPartial, err: fmt.Errorf("%d certificates are not live", failed), next: "chancery agents show " + name}
-	case failed > 0:
-		return &exitError{code: exitFailed, err: fmt.Errorf("%d certificates are not live", failed), next: "chancery agents show " + name}
+	return partly(failed, live+failed, "%d of %d certificates are not live", "chancery agents show "+name)
+}
+
+// runAlone keeps the certificates of the agent's own file. A host is kept by a
+// server or by itself: two masters of one target would undo each other's work.
+func (f *hostFlags) runAlone(ctx context.Context, e env, c *config.Config, log *slog.Logger) (err error) {
+	state, err := filepath.Abs(f.state)
+	if err != nil {
+		return fmt.Errorf("find state directory: %w", err)
 	}
-	return nil
+	if _, err := os.Stat(filepath.Join(state, "identity.json")); err == nil || f.server != "" {
+		return usagef("%s has [certificate.NAME]s of its own, and this agent is enrolled at a server; keep the one or the other, or run two agents with a file and a state directory each", configPath(e, f.config))
+	}
+	if len(f.alone.renew) > 0 && !f.once {
+		return usagef("--renew needs --once")
+	}
+	h, err := f.alone.open(e, configPath(e, f.config), c, state, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	if f.once || f.alone.plan {
+		return f.alone.once(ctx, e, h)
+	}
+	log.Info("agent works without a server", "certificates", len(c.Certificate), "targets", len(c.Target))
+	return h.Run(ctx)
 }
 
 func (f *hostFlags) agentConfig(e env, log *slog.Logger) (cfg agent.Config, err error) {

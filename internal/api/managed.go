@@ -123,7 +123,7 @@ func (b *ManagedSpec) spec() (renew.Spec, error) {
 	if err != nil {
 		return renew.Spec{}, err
 	}
-	names, err := renew.ParseNames(b.Names)
+	names, err := pki.ParseNames(b.Names)
 	if err != nil {
 		return renew.Spec{}, err
 	}

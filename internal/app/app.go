@@ -120,6 +120,9 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 	if opts.Log == nil {
 		opts.Log = obs.Discard()
 	}
+	for name := range cfg.Certificate {
+		return nil, cfg.Locate("certificate."+name, errors.New("is for agents; on a server say `chancery order`"))
+	}
 	a := &App{cfg: cfg, opts: opts, log: opts.Log, metrics: obs.NewMetrics(opts.Build), wake: newWakes()}
 	a.loops = loop.NewMetrics(a.metrics.Registry)
 	defer func() {

@@ -183,12 +183,17 @@ func CheckKinds(c *config.Config) []error {
 	return found
 }
 
-// issuerKinds lists the kinds of issuers: the only place that does. What our
-// own CA needs is given when they are to be opened, and may be zero when only
-// their settings matter.
+// issuerKinds lists the kinds of issuers. What our own CA needs is given when
+// they are to be opened, and may be zero when only their settings matter.
 func issuerKinds(own local.Authorities) []issuer.Kind {
+	return append([]issuer.Kind{local.Kind(own)}, foreignKinds()...)
+}
+
+// foreignKinds lists the kinds of issuers that need no CA in this process: with
+// issuerKinds the only place that does.
+func foreignKinds() []issuer.Kind {
 	return []issuer.Kind{
-		local.Kind(own), issueracme.Kind, stepca.Kind, vault.Kind,
+		issueracme.Kind, stepca.Kind, vault.Kind,
 		digicert.Kind, sectigo.Kind, entrust.Kind, globalsign.Kind,
 		issuerexec.Kind,
 	}

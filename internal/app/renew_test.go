@@ -13,6 +13,7 @@ import (
 	"chancery/internal/config"
 	"chancery/internal/db/dbtest"
 	"chancery/internal/fault"
+	"chancery/internal/pki"
 	"chancery/internal/renew"
 )
 
@@ -79,7 +80,7 @@ check_workers = 2
 	go func() { done <- a.renew.Run(run) }()
 	defer func() { stop(); <-done }()
 	for name, want := range map[string]renew.State{"a.corp.test": renew.Idle, "secret.corp.test": renew.Stopped, "b.other.test": renew.Stopped} {
-		ids, err := renew.ParseNames([]string{name})
+		ids, err := pki.ParseNames([]string{name})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +164,7 @@ func TestIncidentRenewsInTime(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- a.renew.Run(ctx) }()
 	defer func() { stop(); <-done }()
-	ids, err := renew.ParseNames([]string{"a.corp.test"})
+	ids, err := pki.ParseNames([]string{"a.corp.test"})
 	if err != nil {
 		t.Fatal(err)
 	}

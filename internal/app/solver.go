@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -46,15 +47,21 @@ type responders struct {
 
 // openSolver prepares what [dns.NAME] and [challenges] say.
 func (a *App) openSolver() (err error) {
-	c, v := a.cfg.Challenges, a.cfg.Validation
-	if len(a.cfg.DNS) == 0 && c.HTTP01Listen == "" && c.HTTP01Webroot == "" && c.TLSALPN01Listen == "" && len(c.PersistNames) == 0 {
-		return nil
+	a.responders, err = openResponders(a.cfg, a.opts.Hosts, a.log)
+	return err
+}
+
+// openResponders prepares what a configuration says about challenges of other
+// CAs. It opens no listener.
+func openResponders(cfg *config.Config, hosts map[string][]netip.Addr, log *slog.Logger) (r responders, err error) {
+	c, v := cfg.Challenges, cfg.Validation
+	if len(cfg.DNS) == 0 && c.HTTP01Listen == "" && c.HTTP01Webroot == "" && c.TLSALPN01Listen == "" && len(c.PersistNames) == 0 {
+		return r, nil
 	}
-	r := &a.responders
-	if r.names, err = dns.New(dns.Config{Servers: v.Resolvers, Timeout: v.DNSTimeout / dnsAttempts, Attempts: dnsAttempts, Hosts: a.opts.Hosts}); err != nil {
-		return err
+	if r.names, err = dns.New(dns.Config{Servers: v.Resolvers, Timeout: v.DNSTimeout / dnsAttempts, Attempts: dnsAttempts, Hosts: hosts}); err != nil {
+		return r, err
 	}
-	sc := solver.Config{Resolver: r.names, Log: a.log}
+	sc := solver.Config{Resolver: r.names, Log: log}
 	if c.HTTP01Listen != "" || c.HTTP01Webroot != "" {
 		r.http = solver.NewHTTP(c.HTTP01Webroot)
 		sc.HTTP = r.http
@@ -64,20 +71,20 @@ func (a *App) openSolver() (err error) {
 		sc.ALPN = r.alpn
 	}
 	if sc.Persist, err = pki.ParsePatterns(c.PersistNames); err != nil {
-		return err
+		return r, err
 	}
 	if len(c.PersistNames) == 0 {
 		sc.Persist = nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(a.cfg.DNS)) {
-		route, err := openDNS(a.cfg, name, solver.Env{Name: name, Log: a.log.With("dns", name)})
+	for _, name := range slices.Sorted(maps.Keys(cfg.DNS)) {
+		route, err := openDNS(cfg, name, solver.Env{Name: name, Log: log.With("dns", name)})
 		if err != nil {
-			return err
+			return r, err
 		}
 		sc.Routes = append(sc.Routes, route)
 	}
 	r.solver, err = solver.New(sc)
-	return err
+	return r, err
 }
 
 // openDNS opens a [dns.NAME] section. The error is one or several
@@ -113,7 +120,11 @@ func (a *App) serveChallenges(ctx context.Context, g *errgroup.Group) error {
 	if !a.renews() {
 		return nil
 	}
-	c := a.cfg.Challenges
+	return a.responders.serve(ctx, g, a.cfg.Challenges)
+}
+
+// serve opens the listeners, and runs them until ctx ends.
+func (r *responders) serve(ctx context.Context, g *errgroup.Group, c config.Challenges) error {
 	open := func(addr, key string) (net.Listener, error) {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -121,38 +132,45 @@ func (a *App) serveChallenges(ctx context.Context, g *errgroup.Group) error {
 		}
 		return ln, nil
 	}
-	if a.responders.http != nil && c.HTTP01Listen != "" {
-		ln, err := open(c.HTTP01Listen, "http01_listen")
-		if err != nil {
+	var web, alpn net.Listener
+	var err error
+	if r.http != nil && c.HTTP01Listen != "" {
+		if web, err = open(c.HTTP01Listen, "http01_listen"); err != nil {
 			return err
 		}
-		srv := a.responders.http.Server()
-		g.Go(func() error {
-			if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve http-01 challenges: %w", err)
+	}
+	if r.alpn != nil {
+		if alpn, err = open(c.TLSALPN01Listen, "tlsalpn01_listen"); err != nil {
+			if web != nil {
+				web.Close()
 			}
-			return nil
-		})
-		g.Go(func() error {
-			<-ctx.Done()
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			return srv.Shutdown(end)
-		})
-	}
-	if a.responders.alpn != nil {
-		ln, err := open(c.TLSALPN01Listen, "tlsalpn01_listen")
-		if err != nil {
 			return err
 		}
-		g.Go(func() error { return a.responders.alpn.Serve(ctx, ln) })
+		g.Go(func() error { return r.alpn.Serve(ctx, alpn) })
 	}
+	if web == nil {
+		return nil
+	}
+	srv := r.http.Server()
+	g.Go(func() error {
+		if err := srv.Serve(web); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve http-01 challenges: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return srv.Shutdown(end)
+	})
 	return nil
 }
 
 // closeSolver removes what was presented and is not needed any more.
-func (a *App) closeSolver() error {
-	r := &a.responders
+func (a *App) closeSolver() error { return a.responders.close() }
+
+func (r *responders) close() error {
 	var err error
 	if r.solver != nil {
 		end, cancel := context.WithTimeout(context.Background(), 10*time.Second)

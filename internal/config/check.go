@@ -26,6 +26,7 @@ func (c *Config) Check() []error {
 	k.scan()
 	k.plugins()
 	k.dns()
+	k.certificates()
 	k.alertChannels()
 	k.agents()
 	k.cloudSources()

@@ -65,6 +65,11 @@ type Config struct {
 	// managed certificates call it.
 	Target map[string]Target `toml:"target"`
 
+	// One table per certificate that an agent keeps in service by itself, from
+	// an issuer and at targets of the same file (see docs/agents.md). For agents
+	// only: a server refuses it.
+	Certificate map[string]Certificate `toml:"certificate"`
+
 	// How certificates are renewed.
 	Renew Renew `toml:"renew"`
 

@@ -73,6 +73,7 @@ func Default() *Config {
 		AlertChannel: map[string]AlertChannel{},
 		Issuer:       map[string]Issuer{},
 		Target:       map[string]Target{},
+		Certificate:  map[string]Certificate{},
 		Renew:        Renew{Lease: 5 * time.Minute, CheckWorkers: 64},
 		Status: Status{
 			OCSPValidity: 4 * day,

@@ -220,6 +220,8 @@ func template(t reflect.Type) reflect.Value {
 		*p = DefaultIssuer()
 	case *Target:
 		*p = DefaultTarget()
+	case *Certificate:
+		*p = DefaultCertificate()
 	case *AlertChannel:
 		*p = DefaultAlertChannel()
 	case *CloudSource:

@@ -17,6 +17,7 @@ import (
 //
 //go:embed agents.go
 //go:embed alert.go
+//go:embed certificate.go
 //go:embed config.go
 //go:embed ctlog.go
 //go:embed dns.go

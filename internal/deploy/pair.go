@@ -23,7 +23,7 @@ func ReadPair(chainPEM, keyPEM []byte) (Item, error) {
 	if err != nil {
 		return Item{}, fault.Wrap(err, fault.Invalid, "the first certificate cannot be read")
 	}
-	key, err := readKey(keyPEM)
+	key, err := ReadKey(keyPEM)
 	if err != nil {
 		return Item{}, err
 	}
@@ -38,8 +38,9 @@ func ReadPair(chainPEM, keyPEM []byte) (Item, error) {
 	return item, nil
 }
 
-// readKey reads a private key.
-func readKey(text []byte) (crypto.Signer, error) {
+// ReadKey reads an unencrypted private key in PEM: PKCS #8, SEC 1 or PKCS #1.
+// Errors are *fault.Error and quote nothing of the input.
+func ReadKey(text []byte) (crypto.Signer, error) {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if !strings.HasSuffix(block.Type, "PRIVATE KEY") {
 			continue // EC PARAMETERS

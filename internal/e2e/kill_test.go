@@ -168,7 +168,7 @@ var beyond = map[string]string{
 func killPlan(points []string) (plan []killSpot) {
 	for i, point := range points {
 		switch {
-		case beyond[point] != "", strings.HasPrefix(point, "deploy."), strings.HasPrefix(point, "renew."), strings.HasPrefix(point, "alert."): // those die in the tests of their own packages
+		case beyond[point] != "", strings.HasPrefix(point, "deploy."), strings.HasPrefix(point, "renew."), strings.HasPrefix(point, "alone."), strings.HasPrefix(point, "alert."): // those die in the tests of their own packages
 		case strings.Contains(point, "recover"):
 			plan = append(plan, killSpot{"ca.after_intent", 1}, killSpot{point, 1})
 		default:

@@ -107,6 +107,7 @@ type Error struct {
 	RetryAfter time.Duration // what the CA asked for; 0 = not said
 	Provider   string        // with class Provider: whose account, e.g. "dns/route53-main"
 	Identifier string        // with class Validation: the name, if known
+	Pending    bool          // with class Permanent: the CA may issue yet; the state is kept until somebody asks again
 	Err        error         // the cause
 }
 

@@ -88,6 +88,22 @@ func ParseIdentifier(typ IdentifierType, value string) (Identifier, error) {
 	return Identifier{}, fault.New(fault.UnsupportedIdentifier, "identifier type %.32q is not supported; use \"dns\" or \"ip\"", string(typ))
 }
 
+// ParseNames reads DNS names and addresses and returns them in canonical form,
+// sorted, each once.
+func ParseNames(values []string) ([]Identifier, error) {
+	ids := make([]Identifier, 0, len(values))
+	for _, v := range values {
+		id, err := ParseIdentifier(IP, v)
+		if err != nil {
+			if id, err = ParseIdentifier(DNS, v); err != nil {
+				return nil, err
+			}
+		}
+		ids = append(ids, id)
+	}
+	return SortIdentifiers(ids), nil
+}
+
 // Addr returns the address of an IP identifier, and the zero Addr for others.
 func (id Identifier) Addr() netip.Addr {
 	if id.Type != IP {

@@ -14,6 +14,7 @@ import (
 	"chancery/internal/fault"
 	"chancery/internal/inventory"
 	"chancery/internal/pki"
+	"chancery/internal/renew/rule"
 )
 
 var (
@@ -97,7 +98,7 @@ func (e *Engine) insert(ctx context.Context, ms []*Managed, at time.Time, k kind
 			rows = append(rows, m.row())
 			ca, when := m.Issuer, at
 			if k == check {
-				ca, when = m.IssuedBy, soonest(m.RenewAt, m.AskAt, now.Add(heartbeat))
+				ca, when = m.IssuedBy, rule.Soonest(m.RenewAt, m.AskAt, now.Add(heartbeat))
 			}
 			due = append(due, []any{m.ID, when, string(k), ca, 0, ""})
 		}
@@ -151,8 +152,8 @@ func (e *Engine) Adopt(ctx context.Context, ref string, spec Spec, actor string)
 	now := e.now().UTC().Truncate(time.Millisecond)
 	m := Managed{ID: db.NewID(now), Spec: spec, State: Idle, CertificateID: c.ID, IssuedBy: spec.Issuer, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
 		CreatedAt: now, UpdatedAt: now}
-	p := e.planFor(&m, c.Fingerprint, spec.Issuer, c.NotBefore, c.NotAfter, now)
-	m.RenewAt, m.AskAt, m.WindowStart, m.WindowEnd = p.renewAt, p.askAt, p.start, p.end
+	p := rule.ByLife(rule.Life{ID: c.Fingerprint, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Before: m.RenewBefore})
+	m.RenewAt, m.AskAt, m.WindowStart, m.WindowEnd = p.At, e.firstAsk(&m, spec.Issuer, now), p.Start, p.End
 	return m, e.insert(ctx, []*Managed{&m}, now, check, actor)
 }
 
@@ -177,24 +178,9 @@ func (e *Engine) adoptInto(ctx context.Context, spec *Spec, c *inventory.Certifi
 	} else if len(names) < c.NameCount {
 		return fault.New(fault.Precondition, "the inventory does not know all %d names of certificate %s; name them", c.NameCount, c.ID)
 	}
-	ids, err := ParseNames(names)
+	ids, err := pki.ParseNames(names)
 	spec.Names = ids
 	return err
-}
-
-// ParseNames reads DNS names and IP addresses as people write them.
-func ParseNames(values []string) ([]pki.Identifier, error) {
-	var ids []pki.Identifier
-	for _, v := range values {
-		id, err := pki.ParseIdentifier(pki.IP, v)
-		if err != nil {
-			if id, err = pki.ParseIdentifier(pki.DNS, v); err != nil {
-				return nil, err
-			}
-		}
-		ids = append(ids, id)
-	}
-	return pki.SortIdentifiers(ids), nil
 }
 
 // alter changes a managed certificate by a person's wish.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"chancery/internal/db"
+	"chancery/internal/renew/rule"
 )
 
 var (
@@ -28,7 +29,7 @@ func (e *Engine) AskSoon(ctx context.Context, name string, within time.Duration)
 			return n, nil
 		}
 		err = e.db.Write(ctx, func(tx *db.Tx) error {
-			tx.Queue(qSoon, nil, ids, now.Add(scale(within, random())))
+			tx.Queue(qSoon, nil, ids, now.Add(rule.Scale(within, random())))
 			tx.Queue(qAsk, nil, ids, now)
 			return nil
 		})

@@ -11,6 +11,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/deploy"
 	"chancery/internal/fault"
+	"chancery/internal/renew/rule"
 )
 
 // Place is an opened target.
@@ -157,7 +158,7 @@ func (e *Engine) stepTargets(ctx context.Context) (next time.Time, err error) {
 		if err != nil {
 			return next, err
 		}
-		next, at = soonest(next, due), name
+		next, at = rule.Soonest(next, due), name
 	}
 }
 
@@ -245,7 +246,7 @@ func (e *Engine) claimTarget(ctx context.Context, name string, now time.Time) (b
 		fresh.rows, err = db.List(ctx, tx, qTake, func(r *db.Row) batchRow { return batchRow{r.Text(), r.Text(), r.Int()} },
 			name, now, until, fresh.token, now.Add(p.Collect), !open.After(now), p.maxBatch())
 		if err != nil || len(fresh.rows) == 0 {
-			wake = soonest(open, now.Add(maxSleep))
+			wake = rule.Soonest(open, now.Add(maxSleep))
 			if !open.After(now) {
 				wake = now.Add(retry)
 			}
@@ -401,7 +402,7 @@ func (e *Engine) unplaced(ctx context.Context, tx *db.Tx, b *batch, r batchRow, 
 		why = o.Err
 	}
 	step := deployStep << min(r.attempt, 12)
-	at := now.Add(max(scale(min(step, deployCap), random()), deployStep/2))
+	at := now.Add(max(rule.Scale(min(step, deployCap), random()), deployStep/2))
 	n, err := tx.Exec(ctx, qUnplaced, r.id, b.target, b.token, at, r.attempt+1, clip(why.Error()), clip(o.Stderr), now)
 	if err != nil || n == 0 {
 		return err

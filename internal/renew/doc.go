@@ -28,6 +28,6 @@
 // chain is stored before anything is deployed. The crash tests kill the process
 // at every arrow.
 //
-// Failures say what has to wait (see decide): the budget of an account, a CA, a
+// Failures say what has to wait (see rule.Decide): the budget of an account, a CA, a
 // DNS provider, one certificate, or a person.
 package renew

@@ -15,6 +15,7 @@ import (
 	"chancery/internal/issuer"
 	"chancery/internal/keys"
 	"chancery/internal/obs"
+	"chancery/internal/renew/rule"
 )
 
 // Issuer is an opened issuer and what holds for its account.
@@ -217,11 +218,11 @@ func (e *Engine) step(ctx context.Context) (next time.Time, err error) {
 			if err != nil {
 				return next, err
 			}
-			next = soonest(next, at)
+			next = rule.Soonest(next, at)
 		}
 	}
 	at, err := e.stepTargets(ctx)
-	return soonest(next, at), err
+	return rule.Soonest(next, at), err
 }
 
 // stepLane claims what is due in one lane and hands it to workers.

@@ -17,6 +17,7 @@ import (
 	"chancery/internal/issuer"
 	"chancery/internal/limit"
 	"chancery/internal/pki"
+	"chancery/internal/renew/rule"
 )
 
 var (
@@ -30,14 +31,13 @@ var (
 	qTrialed = db.SQL("renew.update_trialed", `UPDATE managed SET state = 'due', work_id = NULL, attempts = $2, updated_at = $3 WHERE id = $1`)
 )
 
-// fail does what decide says about a failure.
+// fail does what the rules say about a failure.
 func (e *Engine) fail(ctx context.Context, l lease, m *Managed, w *issuance, cause *issuer.Error) error {
 	now := e.now()
-	f := failure{class: cause.Class, retryAfter: cause.RetryAfter, provider: cause.Provider, attempts: m.Attempts + 1, left: m.left(now),
-		trial: w.Trial, staging: e.issuer(l.ca).Staging != "", random: random()}
-	v := decide(f)
-	if m.DrillID != "" && v.blames {
-		v.stop = true // a rehearsal counts it and goes on
+	v := rule.Decide(rule.Failure{Error: cause, Attempts: m.Attempts + 1, Left: m.left(now),
+		Trial: w.Trial, Staging: e.issuer(l.ca).Staging != "", Random: random()})
+	if m.DrillID != "" && v.Blames {
+		v.Stop = true // a rehearsal counts it and goes on
 	}
 	fault.Point("renew.before_fail")
 	err := e.db.Write(ctx, func(tx *db.Tx) error {
@@ -51,28 +51,28 @@ func (e *Engine) fail(ctx context.Context, l lease, m *Managed, w *issuance, cau
 		return fmt.Errorf("store failure: %w", err)
 	}
 	fault.Point("renew.after_fail")
-	e.log.WarnContext(ctx, "certificate not obtained", "managed", m.Name, "issuer", w.Issuer, "class", string(cause.Class), "stopped", v.stop, "error", clip(cause.Err.Error()))
+	e.log.WarnContext(ctx, "certificate not obtained", "managed", m.Name, "issuer", w.Issuer, "class", string(cause.Class), "stopped", v.Stop, "error", clip(cause.Err.Error()))
 	return nil
 }
 
 // bookFailure tells the lanes that a failure concerns. It locks their rows
 // before that of the certificate, as every claim does.
-func (e *Engine) bookFailure(ctx context.Context, tx *db.Tx, ca string, v verdict, cause *issuer.Error, now time.Time) (provider Lane, err error) {
-	if v.broken || v.sleep > 0 {
+func (e *Engine) bookFailure(ctx context.Context, tx *db.Tx, ca string, v rule.Verdict, cause *issuer.Error, now time.Time) (provider Lane, err error) {
+	if v.Broken || v.Sleep > 0 {
 		lane, err := lockLane(ctx, tx, IssuerLane, ca, now)
 		if err != nil {
 			return provider, err
 		}
-		if v.broken {
+		if v.Broken {
 			lane.failed(now, cause.Err.Error())
 		}
-		if v.sleep > 0 {
-			lane.sleep(now, v.sleep, cause.Err.Error())
+		if v.Sleep > 0 {
+			lane.sleep(now, v.Sleep, cause.Err.Error())
 		}
 		lane.save(tx, now)
 	}
-	if v.provider != "" {
-		if provider, err = lockLane(ctx, tx, ProviderLane, v.provider, now); err != nil {
+	if v.Provider != "" {
+		if provider, err = lockLane(ctx, tx, ProviderLane, v.Provider, now); err != nil {
 			return provider, err
 		}
 		provider.failed(now, cause.Err.Error())
@@ -82,28 +82,28 @@ func (e *Engine) bookFailure(ctx context.Context, tx *db.Tx, ca string, v verdic
 }
 
 // storeFailure writes the certificate's side of a failure.
-func (e *Engine) storeFailure(ctx context.Context, tx *db.Tx, l lease, m *Managed, w *issuance, v verdict, cause *issuer.Error, provider Lane, now time.Time) error {
-	attempts, state, work, k, at := m.Attempts, m.State, orNull(w.ID), issue, now.Add(v.wait)
-	if v.blames {
+func (e *Engine) storeFailure(ctx context.Context, tx *db.Tx, l lease, m *Managed, w *issuance, v rule.Verdict, cause *issuer.Error, provider Lane, now time.Time) error {
+	attempts, state, work, k, at := m.Attempts, m.State, orNull(w.ID), issue, now.Add(v.Wait)
+	if v.Blames {
 		attempts++
 	}
-	if !v.keep {
+	if !v.Keep {
 		state, work = Due, nil
 		tx.Queue(qDrop, nil, w.ID)
 	}
-	if v.stop {
+	if v.Stop {
 		state, k = Stopped, hold
 	}
 	if until := provider.until(now); until.After(at) {
-		at = until.Add(scale(outageWait, random()))
+		at = until.Add(rule.Scale(rule.OutageWait, random()))
 	}
 	l.release(tx, at, k, l.ca, attempts)
-	tx.Queue(qFailed, nil, m.ID, string(state), work, attempts, string(cause.Class), clip(cause.Err.Error()), now, v.provider)
+	tx.Queue(qFailed, nil, m.ID, string(state), work, attempts, string(cause.Class), clip(cause.Err.Error()), now, v.Provider)
 	what := fmt.Sprintf("%s at %s: %s", cause.Class, w.Issuer, clip(cause.Err.Error()))
-	if v.stop && m.DrillID != "" {
+	if v.Stop && m.DrillID != "" {
 		return nil
 	}
-	if v.stop {
+	if v.Stop {
 		record(tx, m.ID, now, "stop", what+"; nothing more happens until somebody changes something and says `chancery renew now "+m.Name+"`")
 		return audit.Append(tx, audit.Entry{At: now, Kind: "managed.stop", Actor: "system", Subject: "managed:" + m.ID,
 			Data: map[string]any{"name": m.Name, "class": string(cause.Class), "issuer": w.Issuer, "error": clip(cause.Err.Error())}})
@@ -135,8 +135,8 @@ func spendFailures(ctx context.Context, tx *db.Tx, name string, budgets []Budget
 func (e *Engine) passed(ctx context.Context, l lease, m *Managed, w *issuance) error {
 	now := e.now()
 	return e.db.Write(ctx, func(tx *db.Tx) error {
-		l.release(tx, now, issue, l.ca, trialAfter-1)
-		tx.Queue(qTrialed, nil, m.ID, trialAfter-1, now)
+		l.release(tx, now, issue, l.ca, rule.TrialAfter-1)
+		tx.Queue(qTrialed, nil, m.ID, rule.TrialAfter-1, now)
 		tx.Queue(qDrop, nil, w.ID)
 		record(tx, m.ID, now, "rehearsal", "the rehearsal at "+w.Issuer+" went well: one try at "+l.ca)
 		return nil
@@ -162,18 +162,13 @@ func (e *Engine) rest(ctx context.Context, l lease, m *Managed, k kind, at time.
 	})
 }
 
-// plan is when a certificate that was just issued is renewed.
-type plan struct{ renewAt, askAt, start, end time.Time }
-
-// planFor plans a certificate by its life alone; the issuer is asked later.
-func (e *Engine) planFor(m *Managed, id, by string, notBefore, notAfter, now time.Time) plan {
-	var p plan
-	p.start, p.end = window(notBefore, notAfter, m.RenewBefore)
-	p.renewAt = within(id, p.start, p.end)
-	if _, ok := e.issuer(by).Issuer.(issuer.Informer); ok {
-		p.askAt = firstAsk(m.ID, now)
+// firstAsk is when the issuer of a new certificate is asked for its window;
+// zero = it has none to give.
+func (e *Engine) firstAsk(m *Managed, by string, now time.Time) time.Time {
+	if _, ok := e.issuer(by).Issuer.(issuer.Informer); !ok {
+		return time.Time{}
 	}
-	return p
+	return rule.FirstAsk(m.ID, now)
 }
 
 // handOver makes a stored chain the live certificate: it goes into the
@@ -197,8 +192,8 @@ func (e *Engine) handOver(ctx context.Context, l lease, m *Managed, w *issuance)
 	if err != nil {
 		ari = ""
 	}
-	p := e.planFor(m, w.Fingerprint, w.Issuer, leaf.NotBefore, leaf.NotAfter, now)
-	state, at := Idle, soonest(p.renewAt, p.askAt, now.Add(heartbeat))
+	p, askAt := rule.ByLife(lifeOf(leaf, m.RenewBefore)), e.firstAsk(m, w.Issuer, now)
+	state, at := Idle, rule.Soonest(p.At, askAt, now.Add(heartbeat))
 	switch {
 	case len(m.Targets) > 0:
 		state = Deploying
@@ -207,9 +202,9 @@ func (e *Engine) handOver(ctx context.Context, l lease, m *Managed, w *issuance)
 	}
 	err = e.db.Write(ctx, func(tx *db.Tx) error {
 		l.release(tx, at, check, w.Issuer, 0)
-		tx.Queue(qLive, nil, m.ID, string(state), w.ID, orNull(id), w.Issuer, ari, leaf.NotBefore, leaf.NotAfter, p.renewAt, p.askAt, p.start, p.end, now, m.Urgent && state == Deploying)
+		tx.Queue(qLive, nil, m.ID, string(state), w.ID, orNull(id), w.Issuer, ari, leaf.NotBefore, leaf.NotAfter, p.At, askAt, p.Start, p.End, now, m.Urgent && state == Deploying)
 		record(tx, m.ID, now, "issued", fmt.Sprintf("%s issued a certificate until %s; renewal at %s (window %s to %s)", w.Issuer,
-			leaf.NotAfter.UTC().Format(time.RFC3339), p.renewAt.UTC().Format(time.RFC3339), p.start.Format(time.RFC3339), p.end.Format(time.RFC3339)))
+			leaf.NotAfter.UTC().Format(time.RFC3339), p.At.UTC().Format(time.RFC3339), p.Start.Format(time.RFC3339), p.End.Format(time.RFC3339)))
 		if state == Idle {
 			tx.Queue(qPrune, nil, m.ID, w.ID, w.ID)
 			prune(tx, m.ID)
@@ -261,7 +256,7 @@ func (e *Engine) check(ctx context.Context, l lease, m *Managed) error {
 		return err
 	}
 	return e.db.Write(ctx, func(tx *db.Tx) error {
-		l.release(tx, soonest(m.RenewAt, m.AskAt, now.Add(heartbeat)), check, l.ca, 0)
+		l.release(tx, rule.Soonest(m.RenewAt, m.AskAt, now.Add(heartbeat)), check, l.ca, 0)
 		e.storeWindow(tx, m)
 		return nil
 	})
@@ -318,10 +313,6 @@ func (e *Engine) settle(ctx context.Context, m *Managed) error {
 	return err
 }
 
-// latest is the part of its life after which a certificate is renewed whatever
-// its issuer says.
-const latest = 0.9
-
 // ask asks the issuer of m for its window if it is time, and sets the plan of
 // m. An issuer that does not answer changes nothing: the plan stays.
 func (e *Engine) ask(ctx context.Context, m *Managed) error {
@@ -332,10 +323,10 @@ func (e *Engine) ask(ctx context.Context, m *Managed) error {
 		return nil
 	}
 	// A date further away than any answer may put it came from a clock ahead of time.
-	if !m.AskAt.IsZero() && now.Before(m.AskAt) && m.AskAt.Sub(now) <= 2*maxAsk {
+	if !m.AskAt.IsZero() && now.Before(m.AskAt) && m.AskAt.Sub(now) <= 2*rule.MaxAsk {
 		return nil
 	}
-	m.AskAt = nextAsk(now, time.Time{}, random())
+	m.AskAt = rule.NextAsk(now, time.Time{}, random())
 	leaf, err := e.liveLeaf(ctx, m)
 	if err != nil || leaf == nil {
 		return err
@@ -349,29 +340,24 @@ func (e *Engine) ask(ctx context.Context, m *Managed) error {
 		e.log.DebugContext(ctx, "renewal information not read", "managed", m.Name, "issuer", m.IssuedBy, "error", err)
 		return nil
 	}
-	m.AskAt = nextAsk(now, info.RetryAfter, random())
+	m.AskAt = rule.NextAsk(now, info.RetryAfter, random())
 	e.suggest(m, leaf, info, now)
 	return nil
 }
 
 // suggest takes a window over from the issuer.
 func (e *Engine) suggest(m *Managed, leaf *x509.Certificate, info issuer.RenewalInfo, now time.Time) {
-	// RFC 9773 section 4.2: an end that is not after the start is not a window.
-	if info.Start.IsZero() || !info.End.After(info.Start) {
+	p, ok := rule.ByIssuer(lifeOf(leaf, m.RenewBefore), info)
+	if !ok {
 		return
 	}
-	start, end := info.Start.UTC(), info.End.UTC()
-	if m.RenewBefore > 0 {
-		s, en := window(leaf.NotBefore, leaf.NotAfter, m.RenewBefore)
-		start, end = earlier(start, end, s, en)
-	}
-	fp := pki.Fingerprint(leaf.Raw)
-	at := within(fmt.Sprintf("%x", fp[:]), start, end)
-	if last := leaf.NotBefore.Add(scale(leaf.NotAfter.Sub(leaf.NotBefore), latest)); at.After(last) {
-		at = last
-	}
-	m.Urgent = m.Urgent || !end.After(now)
-	m.RenewAt, m.WindowStart, m.WindowEnd, m.Explanation = at, start, end, clip(info.Explanation)
+	m.Urgent = m.Urgent || !p.End.After(now)
+	m.RenewAt, m.WindowStart, m.WindowEnd, m.Explanation = p.At, p.Start, p.End, clip(info.Explanation)
+}
+
+// lifeOf is what the rules look at in a certificate.
+func lifeOf(leaf *x509.Certificate, before time.Duration) rule.Life {
+	return rule.Life{ID: fmt.Sprintf("%x", pki.Fingerprint(leaf.Raw)), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Before: before}
 }
 
 // liveLeaf returns the live certificate, or nil if its bytes are not known.

@@ -18,6 +18,7 @@ import (
 	"chancery/internal/issuer"
 	"chancery/internal/keys"
 	"chancery/internal/pki"
+	"chancery/internal/renew/rule"
 )
 
 // issuance is one try to get a certificate.
@@ -109,7 +110,7 @@ func (e *Engine) current(ctx context.Context, l lease, m *Managed) (*issuance, e
 	}
 	if p := m.Provider; p != "" {
 		if lane, err := laneOf(ctx, e.db.Read(), ProviderLane, p); err == nil && lane.open() && !lane.until(e.now()).IsZero() {
-			return nil, e.postpone(ctx, l, m, lane.until(e.now()).Add(scale(outageWait, random())), "provider", "the DNS provider "+p+" keeps failing; it is tried again later")
+			return nil, e.postpone(ctx, l, m, lane.until(e.now()).Add(rule.Scale(rule.OutageWait, random())), "provider", "the DNS provider "+p+" keeps failing; it is tried again later")
 		}
 	}
 	return e.begin(ctx, l, m)
@@ -120,7 +121,7 @@ func (e *Engine) current(ctx context.Context, l lease, m *Managed) (*issuance, e
 func (e *Engine) begin(ctx context.Context, l lease, m *Managed) (*issuance, error) {
 	now := e.now()
 	name, trial := l.ca, false
-	if s := e.issuer(l.ca).Staging; s != "" && e.issuers[s] != nil && m.ErrorClass == issuer.Validation && m.Attempts >= trialAfter {
+	if s := e.issuer(l.ca).Staging; s != "" && e.issuers[s] != nil && m.ErrorClass == issuer.Validation && m.Attempts >= rule.TrialAfter {
 		name, trial = s, true
 	}
 	w := &issuance{ID: db.NewID(now), ManagedID: m.ID, Issuer: name, Trial: trial, CreatedAt: now}
@@ -145,7 +146,7 @@ func (e *Engine) begin(ctx context.Context, l lease, m *Managed) (*issuance, err
 	})
 	var over *overspent
 	if errors.As(err, &over) {
-		return nil, e.postpone(ctx, l, m, now.Add(over.retry+scale(over.retry/20, random())), "budget", over.Error())
+		return nil, e.postpone(ctx, l, m, now.Add(over.retry+rule.Scale(over.retry/20, random())), "budget", over.Error())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("begin issuance: %w", err)
@@ -263,9 +264,9 @@ func (e *Engine) obtain(ctx context.Context, l lease, m *Managed, w *issuance) e
 	case ctx.Err() != nil:
 		return ctx.Err() // told to stop: the row comes back
 	case err != nil:
-		return e.fail(ctx, l, m, w, classify(err))
+		return e.fail(ctx, l, m, w, rule.Classify(err))
 	case len(reply.Chain) == 0 && reply.PollAt.IsZero():
-		return e.fail(ctx, l, m, w, &issuer.Error{Class: unknown, Err: errors.New("the issuer gave neither a certificate nor an instant to ask again")})
+		return e.fail(ctx, l, m, w, &issuer.Error{Class: rule.Unknown, Err: errors.New("the issuer gave neither a certificate nor an instant to ask again")})
 	case len(reply.Chain) == 0:
 		return e.poll(ctx, l, m, reply.PollAt)
 	}
@@ -368,7 +369,7 @@ func (e *Engine) accept(ctx context.Context, l lease, m *Managed, w *issuance, c
 	now := e.now()
 	_, err := verify(chain, w.CSR, m.Names, now)
 	if errors.Is(err, errEnded) {
-		return e.fail(ctx, l, m, w, &issuer.Error{Class: unknown, Err: err})
+		return e.fail(ctx, l, m, w, &issuer.Error{Class: rule.Unknown, Err: err})
 	}
 	if err != nil {
 		return e.fail(ctx, l, m, w, &issuer.Error{Class: issuer.Mismatch, Err: err})

@@ -192,3 +192,20 @@ func clip(s string) string {
 	}
 	return string(out)
 }
+
+// fallbackAfter is how long an issuer must be down before others do its work.
+const fallbackAfter = 15 * time.Minute
+
+// fallback reports whether a certificate leaves an issuer whose lane is l: at
+// once when somebody said so, or when it is down for long, or for too long for
+// a certificate that has little life left.
+func (l *Lane) fallback(now time.Time, left time.Duration, after time.Duration) bool {
+	if l.Divert != "" {
+		return true
+	}
+	if !l.open() {
+		return false
+	}
+	down := now.Sub(l.OpenedAt)
+	return down >= after || left > 0 && down >= left/8
+}

@@ -1,15 +1,11 @@
 package renew
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"math"
 	"testing"
 	"time"
 
 	"chancery/internal/fault"
-	"chancery/internal/issuer"
 	"chancery/internal/limit"
 	"chancery/internal/pki"
 )
@@ -51,136 +47,6 @@ func TestTransitions(t *testing.T) {
 	for word, want := range map[string]State{"ordered": Ordered, "ready": Ready, "finalizing": Finalizing, "pending": Ordered, "idle": Ordered, "due": Ordered, "issued": Ordered, "": Ordered} {
 		if got := stateOf(word); got != want {
 			t.Errorf("%q stands for %s, want %s", word, got, want)
-		}
-	}
-}
-
-// RFC 9773 section 4.3.2 and 4.3.3: Retry-After is kept within bounds.
-func TestNextAsk(t *testing.T) {
-	for after, want := range map[time.Duration]time.Duration{time.Second: time.Minute, -time.Hour: time.Minute, 6 * time.Hour: 6 * time.Hour, 240 * time.Hour: 24 * time.Hour} {
-		for _, r := range []float64{0, 0.5, 0.999} {
-			got := nextAsk(t0, t0.Add(after), r).Sub(t0)
-			if got < scale(want, 0.9) || got > scale(want, 1.1) {
-				t.Errorf("after %s with %v: %s", after, r, got)
-			}
-		}
-	}
-	if got := nextAsk(t0, time.Time{}, 0.5).Sub(t0); got != defaultAsk {
-		t.Errorf("without Retry-After: %s", got)
-	}
-}
-
-// The instant inside a window is the same for everybody, and those of a fleet
-// spread evenly over it: the load of a window is level.
-func TestInstantsSpreadOverTheirWindow(t *testing.T) {
-	start, end := t0, t0.Add(24*time.Hour)
-	var perHour [24]int
-	const n = 24000
-	for i := range n {
-		id := fmt.Sprint("certificate-", i)
-		at := within(id, start, end)
-		if at != within(id, start, end) {
-			t.Fatal("two looks, two instants")
-		}
-		if at.Before(start) || !at.Before(end) {
-			t.Fatalf("%s lies outside", at)
-		}
-		perHour[int(at.Sub(start)/time.Hour)]++
-	}
-	for h, got := range perHour {
-		if math.Abs(float64(got)-n/24) > 5*math.Sqrt(n/24) {
-			t.Errorf("hour %d has %d of %d", h, got, n)
-		}
-	}
-	if within("a", start, end) == within("a", start, end.Add(time.Hour)) {
-		t.Error("another window, the same instant")
-	}
-	if got := within("a", start, start); got != start {
-		t.Errorf("empty window: %s", got)
-	}
-}
-
-// Two thirds of life, half under ten days, or earlier when asked.
-func TestWindowByLife(t *testing.T) {
-	for _, c := range []struct {
-		days   int
-		before time.Duration
-		want   float64 // of life
-	}{{90, 0, 2. / 3}, {47, 0, 2. / 3}, {6, 0, 0.5}, {90, 45 * 24 * time.Hour, 0.5}, {90, 24 * time.Hour, 2. / 3}} {
-		end := t0.Add(time.Duration(c.days)*24*time.Hour - time.Second)
-		s, e := window(t0, end, c.before)
-		got := float64(s.Sub(t0)) / float64(end.Sub(t0))
-		if math.Abs(got-c.want) > 0.01 || !e.After(s) || !e.Before(end) {
-			t.Errorf("%d days, %s before: from %.3f of life, %s to %s", c.days, c.before, got, s, e)
-		}
-	}
-}
-
-// What has to wait after each class of failure, and what must not.
-func TestDecide(t *testing.T) {
-	for _, class := range []issuer.Class{issuer.Throttled, issuer.Unavailable, issuer.Validation, issuer.Provider, issuer.Permanent, issuer.Mismatch, unknown, "new-one"} {
-		for attempts := 1; attempts <= 40; attempts++ {
-			for _, r := range []float64{0, 0.3, 0.9999} {
-				for _, after := range []time.Duration{0, time.Hour, -time.Hour} {
-					for _, left := range []time.Duration{0, time.Hour, 24 * time.Hour, 90 * 24 * time.Hour} {
-						f := failure{class: class, attempts: attempts, random: r, retryAfter: after, left: left, provider: "dns/main", staging: true}
-						judge(t, f, decide(f))
-					}
-				}
-			}
-		}
-	}
-}
-
-func judge(t *testing.T, f failure, v verdict) {
-	t.Helper()
-	bad := func(what string) { t.Errorf("%+v: %s: %+v", f, what, v) }
-	stops := f.class == issuer.Permanent || f.class == issuer.Mismatch
-	switch {
-	case v.stop != stops:
-		bad("stop")
-	case (v.sleep > 0) != (f.class == issuer.Throttled):
-		bad("only a throttle makes the account sleep")
-	case v.broken != (f.class == issuer.Unavailable):
-		bad("only an outage counts against the CA")
-	case (v.provider != "") != (f.class == issuer.Provider):
-		bad("only a provider's failure counts against it")
-	case v.blames != (f.class != issuer.Throttled && f.class != issuer.Unavailable && f.class != issuer.Provider):
-		bad("who is to blame")
-	case v.keep == v.blames && !stops:
-		bad("an order goes on exactly when it is not its own fault")
-	case !stops && v.wait < time.Second:
-		bad("it spins")
-	case f.retryAfter > 0 && !stops && f.class != issuer.Provider && v.wait < f.retryAfter:
-		bad("Retry-After is not honoured")
-	case f.class == issuer.Validation && v.trial != (f.attempts >= trialAfter):
-		bad("rehearsal")
-	case !stops && v.wait > ladderCap+2*time.Hour:
-		bad("it waits too long")
-	case f.left > 8*minWait && f.retryAfter == 0 && v.blames && !stops && v.wait > f.left/8:
-		bad("fewer than eight tries are left")
-	}
-}
-
-// The bound of the validation ladder: 15 minutes, doubled, up to a day.
-func TestLadder(t *testing.T) {
-	want := []time.Duration{15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour, 16 * time.Hour, 24 * time.Hour, 24 * time.Hour}
-	for i, w := range want {
-		if got := ladder(validationStep, failure{attempts: i + 1, random: 1}); got != w {
-			t.Errorf("failure %d: at most %s, want %s", i+1, got, w)
-		}
-	}
-}
-
-func TestClassify(t *testing.T) {
-	named := &issuer.Error{Class: issuer.Provider, Provider: "p", Err: errors.New("x")}
-	for _, c := range []struct {
-		err  error
-		want issuer.Class
-	}{{fmt.Errorf("around: %w", named), issuer.Provider}, {context.DeadlineExceeded, issuer.Unavailable},
-		{fault.New(fault.Unavailable, "full"), issuer.Unavailable}, {fault.New(fault.Invalid, "no"), unknown}, {errors.New("strange"), unknown}} {
-		if got := classify(c.err); got.Class != c.want || got.Err == nil {
-			t.Errorf("%v is %s, want %s", c.err, got.Class, c.want)
 		}
 	}
 }
@@ -281,7 +147,7 @@ func TestCharges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := ParseNames([]string{"www.example.co.uk", "*.pay.example.co.uk", "example.com"})
+	ids, err := pki.ParseNames([]string{"www.example.co.uk", "*.pay.example.co.uk", "example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}

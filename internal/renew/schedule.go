@@ -18,6 +18,11 @@ const (
 	hold  kind = "hold"  // paused or stopped: nothing
 )
 
+// heartbeat is the longest that a certificate is not looked at, whatever its
+// plans: rows that a clock ahead of time wrote come back, and every look checks
+// that a certificate has a plan at all.
+const heartbeat = 24 * time.Hour
+
 // maxClaim bounds one claim.
 const maxClaim = 500
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"chancery/internal/db"
+	"chancery/internal/renew/rule"
 )
 
 // seedChunk is how many rows one transaction of Seed stores.
@@ -22,8 +23,8 @@ func Seed(ctx context.Context, d *db.DB, like Managed, n int, now time.Time) err
 			m := like
 			m.ID = db.NewID(now)
 			m.Name = fmt.Sprintf("seed-%d-%s", made+len(rows), m.ID[18:])
-			m.AskAt = now.Add(scale(defaultAsk, fraction("ask", m.ID)))
-			m.RenewAt = now.Add(24*time.Hour + scale(30*24*time.Hour, fraction("renew", m.ID)))
+			m.AskAt = now.Add(rule.Scale(rule.DefaultAsk, rule.Fraction("ask", m.ID)))
+			m.RenewAt = now.Add(24*time.Hour + rule.Scale(30*24*time.Hour, rule.Fraction("renew", m.ID)))
 			rows = append(rows, m.row())
 			due = append(due, []any{m.ID, m.AskAt, string(check), m.IssuedBy, 0, ""})
 		}

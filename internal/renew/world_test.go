@@ -125,7 +125,7 @@ func (w *world) open(cfg renew.Config) *renew.Engine {
 // names are identifiers.
 func names(t testing.TB, values ...string) []pki.Identifier {
 	t.Helper()
-	ids, err := renew.ParseNames(values)
+	ids, err := pki.ParseNames(values)
 	must(t, err)
 	return ids
 }

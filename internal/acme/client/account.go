@@ -166,6 +166,19 @@ func (a *Account) keep(ctx context.Context, s *stored) error {
 	return nil
 }
 
+// Adopt keeps an account that another client opened, in place of one of its own:
+// key signs for the account that the CA knows by url. It sends nothing.
+func (a *Account) Adopt(ctx context.Context, key crypto.Signer, url string) error {
+	if _, err := acme.NewSigner(key); err != nil {
+		return fmt.Errorf("use account key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encode account key: %w", err)
+	}
+	return a.keep(ctx, &stored{Directory: a.cfg.Client.cfg.Directory, Key: der, URL: url})
+}
+
 // register makes the account at the CA, or finds the one that the key has
 // there (RFC 8555 section 7.3.1), and keeps its URL.
 func (a *Account) register(ctx context.Context, id *identity, s *stored) error {

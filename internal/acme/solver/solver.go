@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -138,6 +139,22 @@ func (s *Solver) Methods(id pki.Identifier) []string {
 		out = append(out, DNS01, DNSAccount01)
 	}
 	return out
+}
+
+// Only returns a solver that presents challenges of one type through s.
+func Only(s issuer.Solver, method string) issuer.Solver { return only{s, method} }
+
+type only struct {
+	issuer.Solver
+	method string
+}
+
+// Methods implements issuer.Solver.
+func (o only) Methods(id pki.Identifier) []string {
+	if slices.Contains(o.Solver.Methods(id), o.method) {
+		return []string{o.method}
+	}
+	return nil
 }
 
 func listed(names []pki.Pattern, id pki.Identifier) bool {

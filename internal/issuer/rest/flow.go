@@ -119,7 +119,7 @@ func (f *Flow) later(ctx context.Context, r *issuer.Request, p pending, err erro
 	}
 	waited, deadline := time.Since(p.SubmittedAt), f.Deadline
 	if waited >= deadline {
-		return issuer.Reply{}, &issuer.Error{Class: issuer.Permanent,
+		return issuer.Reply{}, &issuer.Error{Class: issuer.Permanent, Pending: true,
 			Err: fmt.Errorf("the CA has not issued order %s within %s (deadline); see there what it waits for, or allow more time", Tidy(p.Token), deadline)}
 	}
 	every := f.Every
