@@ -48,7 +48,7 @@ throughput of different days.`,
 			return usagef("name what to measure: issue, ocsp, api, sign, scan or renew; or fleet, fill, report")
 		},
 	}
-	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchScan(e), benchRenew(e), benchFleet(e), benchFill(e), benchReport(e))
+	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchScan(e), benchRenew(e), benchAgents(e), benchFleet(e), benchFill(e), benchReport(e))
 	return cmd
 }
 

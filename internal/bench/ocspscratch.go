@@ -30,6 +30,7 @@ type ScratchConfig struct {
 	DB      string   // database URL; "" = SQLite in Dir
 	N       int      // certificates
 	Environ []string // of the program
+	Flags   []string // more of `chancery dev`
 
 	Progress func(stage string, share float64) // may be nil; share is 0..1 of the stage
 }
@@ -48,6 +49,8 @@ type Scratch struct {
 	log   *os.File
 	done  chan error
 	empty float64 // heap before there were certificates, bytes
+
+	listen []string // addresses of HTTPS, plain HTTP and debugging
 }
 
 // OpenScratch starts the program once so that it makes its authorities, fills
@@ -244,18 +247,15 @@ func (s *Scratch) origin() string {
 
 // start runs the program until it answers.
 func (s *Scratch) start(ctx context.Context) error {
-	listen := []string{"", "", ""}
-	for i := range listen {
+	for len(s.listen) < 3 { // a second start has the addresses of the first: certificates point there
 		addr, err := freeAddress()
 		if err != nil {
 			return err
 		}
-		listen[i] = addr
+		s.listen = append(s.listen, addr)
 	}
-	if s.Ready.OCSP != "" { // certificates point to it
-		listen[1] = strings.TrimPrefix(s.origin(), "http://")
-	}
-	args := []string{"dev", "--data", s.cfg.Dir, "--listen", listen[0], "--http-listen", listen[1], "--debug-listen", listen[2], "--no-limits"}
+	args := []string{"dev", "--data", s.cfg.Dir, "--listen", s.listen[0], "--http-listen", s.listen[1], "--debug-listen", s.listen[2], "--no-limits"}
+	args = append(args, s.cfg.Flags...)
 	if s.cfg.DB != "" {
 		args = append(args, "--db", s.cfg.DB)
 	}
@@ -272,7 +272,7 @@ func (s *Scratch) start(ctx context.Context) error {
 	child := s.child
 	s.done = make(chan error, 1)
 	go func() { s.done <- child.Wait() }()
-	return s.ready(ctx, "http://"+listen[2]+"/readyz")
+	return s.ready(ctx, "http://"+s.listen[2]+"/readyz")
 }
 
 // ready waits for the first answers, and reads where the program is.

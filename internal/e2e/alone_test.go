@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -28,6 +29,7 @@ import (
 	"chancery/internal/deploy/deploytest"
 	"chancery/internal/dns/dnstest"
 	"chancery/internal/fleet/alone"
+	"chancery/internal/pki"
 	"chancery/internal/testenv"
 )
 
@@ -392,4 +394,10 @@ func startPebble(t *testing.T, dns, http01 string) pebble {
 	t.Cleanup(srv.Close)
 	roots := writeFile(t, filepath.Join(t.TempDir(), "roots.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})), 0o600)
 	return pebble{srv.URL + wfe.DirectoryPath, roots}
+}
+
+// fingerprint is the hex SHA-256 of a certificate.
+func fingerprint(c *x509.Certificate) string {
+	sum := pki.Fingerprint(c.Raw)
+	return hex.EncodeToString(sum[:])
 }

@@ -3,17 +3,11 @@ package server
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json/v2"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -60,7 +54,7 @@ func crowd(path string) {
 	fatal(json.Unmarshal(text, &c))
 	key, err := x509.ParsePKCS8PrivateKey(c.Key)
 	fatal(err)
-	body := `{"generation":1,"instance":"i","version":"test","targets":["web"]}`
+	body := `{"generation":1,"instance":"` + SeedInstance + `","version":"test","targets":["web"]}`
 	var g errgroup.Group
 	g.SetLimit(32)
 	conns := make([]net.Conn, len(c.Certs))
@@ -95,31 +89,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// identities makes certificates of one key for n agents, and their rows.
-func identities(t testing.TB, d *db.DB, n int) (key []byte, certs [][]byte) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	key, err = x509.MarshalPKCS8PrivateKey(k)
-	must(t, err)
-	now := time.Now()
-	must(t, d.Write(context.Background(), func(tx *db.Tx) error {
-		for i := range n {
-			id := db.NewID(now)
-			tmpl := &x509.Certificate{SerialNumber: big.NewInt(int64(i + 1)), Subject: pkix.Name{}, DNSNames: []string{id + fleet.NameSuffix}, NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour)}
-			der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, k.Public(), k)
-			if err != nil {
-				return err
-			}
-			sum := sha256.Sum256(der)
-			tx.Queue(qInsertAgent, nil, id, fmt.Sprintf("a%d", i), "", sum[:], tmpl.NotAfter, "i", "test", "127.0.0.1", now)
-			certs = append(certs, der)
-		}
-		return nil
-	}))
-	return key, certs
-}
-
 // memory is what the process needs for its objects and stacks, in bytes.
 func memory() uint64 {
 	var m runtime.MemStats
@@ -141,7 +110,8 @@ func TestParkedAgentIsCheap(t *testing.T) {
 	must(t, err)
 	s, err := New(Config{DB: d, Hold: 10 * time.Minute})
 	must(t, err)
-	key, certs := identities(t, d, agents)
+	key, certs, err := Seed(ctx, d, agents, time.Now())
+	must(t, err)
 	mux := httpd.NewMux(httpd.NewMetrics(prometheus.NewRegistry()))
 	s.Routes(mux)
 	signer, err := x509.ParsePKCS8PrivateKey(key)
