@@ -285,14 +285,14 @@ func (w *world) journal(t *testing.T, kind, subject string) {
 func TestJournalEntries(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
-		w.journal(t, "renew.fail", "managed:old") // history
+		w.journal(t, "managed.stop", "managed:old") // history
 		w.only(t, "renewal-failing", nil)
 		w.tick(t, time.Minute)
-		w.journal(t, "renew.fail", "managed:a")
-		w.journal(t, "renew.failing", "managed:b")
+		w.journal(t, "managed.stop", "managed:a")
+		w.journal(t, "managed.deploy_failed", "managed:b")
 		w.journal(t, "certificate.issue", "certificate:c")
 		w.tick(t, time.Minute)
-		w.journal(t, "renew.done", "managed:a")
+		w.journal(t, "managed.renew", "managed:a")
 		w.tick(t, time.Minute)
 		w.tick(t, time.Minute)
 		w.expect(t, "boss", "fire managed:a managed:b", "resolve managed:a")

@@ -2,6 +2,7 @@ package alert
 
 import (
 	"context"
+	"encoding/json/v2"
 	"errors"
 	"fmt"
 	"slices"
@@ -187,7 +188,7 @@ func entries(ctx context.Context, in *looking) (found []Match, next string, err 
 		is := func(pattern string) bool { return glob(pattern, string(rec.Kind)) }
 		fires, clears := slices.ContainsFunc(in.rule.Entries, is), slices.ContainsFunc(in.rule.Clears, is)
 		if fires || clears {
-			found = append(found, Match{Subject: rec.Subject, Since: rec.At, Clear: clears && !fires, Summary: fmt.Sprintf("%s: %s by %s", rec.Kind, rec.Subject, rec.Actor),
+			found = append(found, Match{Subject: rec.Subject, Since: rec.At, Clear: clears && !fires, Summary: fmt.Sprintf("%s: %s by %s%s", rec.Kind, rec.Subject, rec.Actor, detail(rec.Data)),
 				Labels: map[string]string{"entry": string(rec.Kind), "actor": rec.Actor}})
 		}
 	}
@@ -196,4 +197,25 @@ func entries(ctx context.Context, in *looking) (found []Match, next string, err 
 		next = in.kept
 	}
 	return found, next, err
+}
+
+// detail is what people want to know of the data of an entry: whom it is about,
+// what went wrong, and where it is explained.
+func detail(data string) string {
+	var d struct {
+		Name        string `json:"name"`
+		Target      string `json:"target"`
+		Error       string `json:"error"`
+		Explanation string `json:"explanation"`
+	}
+	if json.Unmarshal([]byte(data), &d) != nil {
+		return "" // its members are of other types
+	}
+	text := ""
+	for _, part := range []string{d.Name, d.Target, d.Error, d.Explanation} {
+		if part != "" {
+			text += "; " + part
+		}
+	}
+	return text[:min(len(text), 500)]
 }

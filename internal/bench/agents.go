@@ -44,7 +44,7 @@ type crowd struct {
 const (
 	perSource   = 8000 // connections from one loopback address: half of the ports that Linux hands out
 	dialsAtOnce = 64   // of the first connections; later ones come by themselves
-	spareFiles  = 500
+	spareFiles  = 200
 )
 
 // openFiles raises the number of files that this process, and those it starts,

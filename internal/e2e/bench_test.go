@@ -63,3 +63,32 @@ func TestBenchOCSP(t *testing.T) {
 		t.Errorf("%v\n%s", err, text)
 	}
 }
+
+// TestBenchAgents runs the benchmark of parked agents on a small crowd: all come
+// back by themselves after a restart, and certificates are issued meanwhile.
+func TestBenchAgents(t *testing.T) {
+	t.Parallel()
+	bin, file := binary(t), filepath.Join(t.TempDir(), "results.jsonl")
+	out := run(t, tool{name: bin, args: []string{"bench", "agents", "--agents", "120", "--for", "1s", "--json", file}})
+	runs, err := bench.ReadRuns(bytes.NewReader([]byte(readFile(t, file))), file)
+	if err != nil || len(runs) != 1 {
+		t.Fatalf("%d runs, %v\n%s", len(runs), err, out)
+	}
+	got := map[string]float64{}
+	for _, f := range runs[0].Figures {
+		got[f.Name] = f.Value
+	}
+	if got["agents"] != 120 || got["connected and parked"] <= 0 || got["memory per parked agent"] <= 0 || got["restart: all parked again after"] <= 0 {
+		t.Errorf("%+v", runs[0].Figures)
+	}
+	if got["restart: certificates issued meanwhile"] < 1 || got["restart: certificates refused meanwhile"] != 0 || len(runs[0].Points[0].Errors) > 0 {
+		t.Errorf("%+v\n%+v", runs[0].Figures, runs[0].Points[0])
+	}
+	if report := run(t, tool{name: bin, args: []string{"bench", "report", file}}); !strings.Contains(report, "memory per parked agent") {
+		t.Errorf("%s", report)
+	}
+	text, err := tool{name: bin, args: []string{"bench", "agents", "--agents", "400000"}}.call(t)
+	if err == nil || !strings.Contains(text, "open files") {
+		t.Errorf("more agents than files: %v\n%s", err, text)
+	}
+}

@@ -387,7 +387,10 @@ func (e *Engine) placed(ctx context.Context, b *batch, r batchRow, o deploy.Outc
 			if n, err = tx.Exec(ctx, qVerified, r.id, now); n == 1 {
 				tx.Queue(qCheckNow, nil, r.id, now)
 			}
-			return err
+			if err != nil || r.attempt < deployAlert {
+				return err
+			}
+			return audit.Append(tx, audit.Entry{At: now, Kind: "managed.deploy_recovered", Actor: "system", Subject: "managed:" + r.id, Data: map[string]any{"target": b.target}})
 		}
 		return e.unplaced(ctx, tx, b, r, o, now)
 	})

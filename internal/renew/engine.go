@@ -102,6 +102,7 @@ type Engine struct {
 	busy     map[laneKey]int       // workers by lane
 	seen     map[laneKey]time.Time // when the lane was last searched for rows out of reach
 	shortcut map[laneKey]bool      // lanes whose row a success must change
+	told     map[string]bool       // reasons of hurry that are in the journal, by issuer and explanation
 	work     sync.WaitGroup
 }
 
@@ -114,7 +115,7 @@ type laneKey struct {
 // New returns an engine. It starts nothing.
 func New(cfg Config) *Engine {
 	e := &Engine{db: cfg.DB, inventory: cfg.Inventory, secrets: cfg.Secrets, issuers: cfg.Issuers, targets: cfg.Targets, now: cfg.Now, leaseFor: cfg.Lease,
-		checkers: cfg.CheckWorkers, log: cfg.Log, wake: make(chan struct{}, 1), busy: map[laneKey]int{}, seen: map[laneKey]time.Time{}, shortcut: map[laneKey]bool{}}
+		checkers: cfg.CheckWorkers, log: cfg.Log, wake: make(chan struct{}, 1), busy: map[laneKey]int{}, seen: map[laneKey]time.Time{}, shortcut: map[laneKey]bool{}, told: map[string]bool{}}
 	if e.now == nil {
 		e.now = time.Now
 	}

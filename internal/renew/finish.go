@@ -246,11 +246,16 @@ func (e *Engine) check(ctx context.Context, l lease, m *Managed) error {
 	if !now.Before(m.RenewAt) {
 		why := fmt.Sprintf("its instant of renewal, %s in the window %s to %s, has come", m.RenewAt.Format(time.RFC3339), m.WindowStart.Format(time.RFC3339), m.WindowEnd.Format(time.RFC3339))
 		fault.Point("renew.before_due")
+		tell := m.Urgent && m.Explanation != "" && e.tellOnce(m)
 		err := e.db.Write(ctx, func(tx *db.Tx) error {
 			l.release(tx, now, issue, m.Issuer, m.Attempts)
 			e.storeWindow(tx, m)
 			record(tx, m.ID, now, "due", why)
-			return nil
+			if !tell {
+				return nil
+			}
+			return audit.Append(tx, audit.Entry{At: now, Kind: "managed.hurry", Actor: "issuer:" + m.IssuedBy, Subject: "issuer:" + m.IssuedBy,
+				Data: map[string]any{"explanation": m.Explanation, "first": m.Name, "window_end": m.WindowEnd.UTC().Format(time.RFC3339)}})
 		})
 		fault.Point("renew.after_due")
 		return err
@@ -260,6 +265,21 @@ func (e *Engine) check(ctx context.Context, l lease, m *Managed) error {
 		e.storeWindow(tx, m)
 		return nil
 	})
+}
+
+// tellOnce reports whether nobody here has said yet that an issuer wants
+// certificates replaced at once for a reason that it explains (RFC 9773 section
+// 4.2): a mass revocation is one entry of the journal, not one per certificate.
+func (e *Engine) tellOnce(m *Managed) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.told) > 1000 {
+		clear(e.told)
+	}
+	key := m.IssuedBy + "\n" + m.Explanation
+	first := !e.told[key]
+	e.told[key] = true
+	return first
 }
 
 func (e *Engine) storeWindow(tx *db.Tx, m *Managed) {

@@ -151,7 +151,7 @@ type item struct {
 	rec  record
 	err  error // its file cannot be read, or not written
 	out  Result
-	want bool // a new certificate is wanted in this run
+	down bool // the issuer that was asked last is
 }
 
 // Once does what there is to do now, waits for what a CA is making, and returns

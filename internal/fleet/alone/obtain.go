@@ -180,13 +180,14 @@ func (r *Runner) obtainOne(ctx context.Context, it *item) error {
 			it.rec.RetryAt, it.rec.Error = until, why
 			return r.save(it)
 		}
+		it.down = false
 		if err := r.begin(it, iss); err != nil {
 			return err
 		}
 		if err := r.drive(ctx, it, iss); err != nil {
 			return err
 		}
-		if n == len(issuers)-1 || it.rec.Error == "" || !r.leave(it, iss) {
+		if n == len(issuers)-1 || !it.down || !r.leave(it, iss) {
 			return nil
 		}
 		r.log.Warn("another issuer is asked", "certificate", it.c.Name, "down", iss.Name, "asked", issuers[n+1].Name)
@@ -395,6 +396,7 @@ func (r *Runner) failed(it *item, iss *Issuer, cause error) error {
 			l.FailedAt, l.Error = now, e.Error()
 		}
 	})
+	it.down = v.Broken
 	rec.Error, rec.RetryAt = e.Error(), now.Add(v.Wait)
 	if v.Blames {
 		rec.Attempts++
