@@ -1,7 +1,7 @@
 package house
 
 import (
-	"go/ast"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,41 +9,71 @@ import (
 	"testing"
 )
 
-// namedTest is a test in docs/protocol.md, with or without its package.
+// namedTest is a test in a table of promises, with or without its package.
 var namedTest = regexp.MustCompile("`(?:([a-z0-9]+)\\.)?(Test[A-Za-z0-9]+)`")
 
-// TestProtocolNamesRealTests: a feature whose test was renamed or deleted must
+// promises are pages whose tables name the test of each claim: what a name
+// without a package belongs to, and how many names there are at least.
+var promises = []struct {
+	page, usual string
+	least       int
+}{
+	{"protocol.md", "server", 50},
+	{"compare.md", "", 70},
+}
+
+// TestPromisesNameRealTests: a feature whose test was renamed or deleted must
 // not stay in the list of what is tested.
-func TestProtocolNamesRealTests(t *testing.T) {
+func TestPromisesNameRealTests(t *testing.T) {
 	m := read(t)
-	have := map[string]bool{}
-	for _, f := range m.files {
-		for _, d := range f.ast.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && f.test && fn.Recv == nil {
-				have[filepath.Base(f.pkg)+"."+fn.Name.Name] = true
+	have := testsOf(t, m.root)
+	for _, p := range promises {
+		text, err := os.ReadFile(filepath.Join(m.root, "docs", p.page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range rowsWithoutTest(string(text)) {
+			t.Errorf("docs/%s: no test, or no section, is named in %q", p.page, row)
+		}
+		found := namedTest.FindAllSubmatch(text, -1)
+		if len(found) < p.least {
+			t.Errorf("docs/%s names only %d tests", p.page, len(found))
+		}
+		for _, n := range found {
+			pkg := string(n[1])
+			if pkg == "" {
+				pkg = p.usual
+			}
+			if !have[pkg+"."+string(n[2])] {
+				t.Errorf("docs/%s names %s, which no package %s has", p.page, n[0], pkg)
 			}
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(m.root, "docs", "protocol.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, row := range rowsWithoutTest(string(text)) {
-		t.Errorf("docs/protocol.md: no test, or no section, is named in %q", row)
-	}
-	found := namedTest.FindAllSubmatch(text, -1)
-	if len(found) < 50 {
-		t.Errorf("docs/protocol.md names only %d tests", len(found))
-	}
-	for _, n := range found {
-		pkg := string(n[1])
-		if pkg == "" {
-			pkg = "server"
+}
+
+// testFunc is a test in a file, whatever the build tags of the file are.
+var testFunc = regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9]+)\(t \*testing\.T\)`)
+
+// testsOf finds every test below a directory, by the name of its own directory.
+func testsOf(t *testing.T, root string) map[string]bool {
+	t.Helper()
+	have := map[string]bool{}
+	for _, top := range []string{"internal", "cmd", "packaging", "web"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, f := range testFunc.FindAllSubmatch(text, -1) {
+				have[filepath.Base(filepath.Dir(path))+"."+string(f[1])] = true
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if !have[pkg+"."+string(n[2])] {
-			t.Errorf("docs/protocol.md names %s, which no package %s has", n[0], pkg)
-		}
 	}
+	return have
 }
 
 // section is what the middle column of a table must hold: the number of a

@@ -24,7 +24,7 @@ type parked struct {
 // Times of the dialogue.
 const (
 	longestHold = 5 * time.Minute
-	holdRate    = 200             // questions per second that holds are stretched to
+	holdRate    = 100             // questions per second that holds are stretched to
 	offerLease  = 2 * time.Minute // until a task that was given is given again
 	pendingPoll = time.Second     // how soon --once looks for what is being issued
 )
