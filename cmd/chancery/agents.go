@@ -72,14 +72,18 @@ func agentsShow(c *conn) *cobra.Command {
 
 func agentsAssign(c *conn) *cobra.Command {
 	var targets []string
-	var profile string
+	var profile, issuer string
 	var dry bool
 	var out outFlags
 	cmd := &cobra.Command{Use: "assign AGENT NAME...", Short: "Have an agent keep a certificate in service", Args: cobra.ArbitraryArgs,
 		Long: `Have an agent keep a certificate for the names in service at targets of its own
 configuration: it is issued now, renewed after two thirds of its life, and put
 into service each time. The names must be allowed by agents.allow_names of the
-server's configuration.`,
+server's configuration.
+
+With --issuer it comes from that [issuer.NAME] of the server, by the budgets, renewal
+windows and fallbacks of all renewals; its order is ` + "`assignment.ID`" + ` of
+` + "`chancery renew list`" + `. The key is made by the agent all the same.`,
 		Example: "  chancery agents assign web1 www.example.com example.com --target nginx",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
@@ -95,7 +99,7 @@ server's configuration.`,
 			if dry {
 				return would(c.e, "have agent %s keep a certificate for %s in service at %s", args[0], joined(args[1:]), joined(targets))
 			}
-			a, err := client.Post[api.Assignment](cmd.Context(), cl, "/agents/"+client.ID(args[0])+"/assignments", map[string]any{"names": args[1:], "targets": targets, "profile": profile})
+			a, err := client.Post[api.Assignment](cmd.Context(), cl, "/agents/"+client.ID(args[0])+"/assignments", map[string]any{"names": args[1:], "targets": targets, "profile": profile, "issuer": issuer})
 			if err != nil {
 				return err
 			}
@@ -103,6 +107,7 @@ server's configuration.`,
 		}}
 	cmd.Flags().StringSliceVar(&targets, "target", nil, "`name` of a target of the agent; repeated, they follow in this order")
 	cmd.Flags().StringVar(&profile, "profile", "", "certificate `profile` (default: agents.profile of the server)")
+	cmd.Flags().StringVar(&issuer, "issuer", "", "`name` of the server's issuer that it comes from (default: the CA of agents)")
 	dryRun(cmd, &dry)
 	out.add(cmd)
 	return cmd

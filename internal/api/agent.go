@@ -183,6 +183,7 @@ type createAssignmentInput struct {
 		Names   []string `json:"names" minItems:"1" maxItems:"100" doc:"DNS names and addresses of the certificate"`
 		Targets []string `json:"targets" minItems:"1" maxItems:"16" doc:"Targets of the agent's own configuration, in the order in which they get it"`
 		Profile string   `json:"profile,omitempty" maxLength:"64"`
+		Issuer  string   `json:"issuer,omitempty" maxLength:"64" doc:"Issuer of the server's configuration that it comes from; none: the CA of agents"`
 	}
 }
 
@@ -191,7 +192,7 @@ func (s *Server) createAssignment(ctx context.Context, in *createAssignmentInput
 	if err != nil {
 		return nil, err
 	}
-	a, err := f.Assign(ctx, fleet.AssignSpec{Agent: in.ID, Names: in.Body.Names, Targets: in.Body.Targets, Profile: in.Body.Profile}, actorOf(ctx), now())
+	a, err := f.Assign(ctx, fleet.AssignSpec{Agent: in.ID, Names: in.Body.Names, Targets: in.Body.Targets, Profile: in.Body.Profile, Issuer: in.Body.Issuer}, actorOf(ctx), now())
 	return &bodyOf[Assignment]{viewAssignment(&a)}, err
 }
 

@@ -14,6 +14,7 @@ import (
 	fleet "chancery/internal/fleet/server"
 	"chancery/internal/loop"
 	"chancery/internal/pki"
+	"chancery/internal/renew"
 )
 
 // agentPeriod is the life of an agent's identity; it is renewed after half.
@@ -22,21 +23,11 @@ const agentPeriod = 7 * 24 * time.Hour
 // fleetIssuer certifies agents and what was assigned to them, each by a grant
 // of exactly the names that were asked for.
 type fleetIssuer struct {
-	app       *App
-	ca        string
-	profiles  map[string]*ca.Profile // that may be asked for
-	usual     string
-	allow     []pki.Pattern
-	deny      []pki.Pattern
-	rules     []nameRule // of the CA
-	byProfile map[string]nameRule
-}
-
-// nameRule is what a section says about names; an empty allow means anything.
-type nameRule struct{ allow, deny []pki.Pattern }
-
-func (r nameRule) passes(id pki.Identifier) bool {
-	return !pki.MatchAny(r.deny, id) && (len(r.allow) == 0 || pki.MatchAny(r.allow, id))
+	app   *App
+	ca    string
+	usual string
+	own   ca.NameRule       // agents.allow_names; what is not in it may not be assigned
+	rules ca.OperatorConfig // of the CA and its profiles
 }
 
 // openFleet prepares the server of agents.
@@ -45,49 +36,26 @@ func (a *App) openFleet(registered map[string]*ca.Profile) (err error) {
 	if err != nil {
 		return err
 	}
-	a.fleet, err = fleet.New(fleet.Config{DB: a.db, Identify: f.identify, Permit: f.permit, Issue: f.issue, Pin: a.pin,
+	a.fleet, err = fleet.New(fleet.Config{DB: a.db, Identify: f.identify, Permit: f.permit, Issue: f.issue, Manager: (*fleetManager)(a), Pin: a.pin,
 		Roots: func() string { return string(rootPEM(a.ca)) }, MaxParked: a.cfg.Agents.MaxParked, Log: a.log, Registry: a.metrics.Registry})
 	return err
 }
 
-func (a *App) newFleetIssuer(registered map[string]*ca.Profile) (*fleetIssuer, error) {
+func (a *App) newFleetIssuer(registered map[string]*ca.Profile) (f *fleetIssuer, err error) {
 	c := a.cfg.Agents
-	f := &fleetIssuer{app: a, ca: cmp.Or(c.CA, firstCA(a.cfg)), profiles: map[string]*ca.Profile{}, byProfile: map[string]nameRule{}}
-	section := a.cfg.CA[f.ca]
-	f.usual = cmp.Or(c.Profile, section.DefaultProfile)
-	if f.usual == "" && len(section.Profiles) > 0 {
-		f.usual = section.Profiles[0]
-	}
-	own, err := newRule(c.AllowNames, c.DenyNames)
-	if err != nil {
+	f = &fleetIssuer{app: a, ca: cmp.Or(c.CA, firstCA(a.cfg)), own: ca.NameRule{Of: "agents.allow_names of the server's configuration"}}
+	if f.own.Allow, err = pki.ParsePatterns(c.AllowNames); err != nil {
 		return nil, err
 	}
-	f.allow, f.deny = own.allow, own.deny
-	if !section.NamesShadow {
-		r, err := newRule(section.AllowNames, section.DenyNames)
-		if err != nil {
-			return nil, err
-		}
-		f.rules = append(f.rules, r)
+	if f.own.Allow == nil {
+		f.own.Allow = []pki.Pattern{} // nothing
 	}
-	for _, name := range section.Profiles {
-		f.profiles[name] = registered[name]
-		p := a.cfg.Profile[name]
-		if p.NamesShadow {
-			continue
-		}
-		if f.byProfile[name], err = newRule(p.AllowNames, p.DenyNames); err != nil {
-			return nil, err
-		}
+	if f.own.Deny, err = pki.ParsePatterns(c.DenyNames); err != nil {
+		return nil, err
 	}
-	return f, nil
-}
-
-func newRule(allow, deny []string) (r nameRule, err error) {
-	if r.allow, err = pki.ParsePatterns(allow); err == nil {
-		r.deny, err = pki.ParsePatterns(deny)
-	}
-	return r, err
+	f.rules, err = describeCA(a.cfg, registered, f.ca)
+	f.usual = cmp.Or(c.Profile, f.rules.Default)
+	return f, err
 }
 
 // private refuses a CA that strangers trust: its certificates need validation.
@@ -116,24 +84,29 @@ func (f *fleetIssuer) identify(ctx context.Context, id string, der []byte) ([][]
 	return f.certify(ctx, ca.MethodInternal, "agent:"+id, &profile, []pki.Identifier{name}, &only)
 }
 
-// permit says whether operators may assign names to agents.
-func (f *fleetIssuer) permit(names []pki.Identifier, profile string) error {
+// permit says whether operators may assign names to agents. What comes from a
+// named issuer is held to the rules of that issuer when it is ordered.
+func (f *fleetIssuer) permit(names []pki.Identifier, profile, issuer string) error {
+	for _, id := range names {
+		if err := f.own.Check(id); err != nil {
+			return err
+		}
+	}
+	if issuer != "" {
+		return nil
+	}
 	profile = cmp.Or(profile, f.usual)
 	if err := f.private(); err != nil {
 		return err
 	}
-	p := f.profiles[profile]
+	p := f.rules.Profiles[profile]
 	if p == nil {
 		return fault.New(fault.InvalidProfile, "CA %q has no profile %.64q", f.ca, profile)
 	}
-	own := nameRule{f.allow, f.deny}
 	for _, id := range names {
-		if len(f.allow) == 0 || !own.passes(id) {
-			return fault.New(fault.RejectedIdentifier, "agents.allow_names of the server's configuration does not allow %s; add a pattern for it", id.Value)
-		}
-		for _, r := range append([]nameRule{f.byProfile[profile]}, f.rules...) {
-			if !r.passes(id) {
-				return fault.New(fault.RejectedIdentifier, "the rules of CA %q and profile %s do not allow %s", f.ca, profile, id.Value)
+		for _, r := range append([]ca.NameRule{f.rules.ProfileAlso[profile]}, f.rules.Also...) {
+			if err := r.Check(id); err != nil {
+				return err
 			}
 		}
 		if err := p.Permits(id); err != nil {
@@ -143,16 +116,48 @@ func (f *fleetIssuer) permit(names []pki.Identifier, profile string) error {
 	return nil
 }
 
-// issue obtains what was assigned to an agent, from our own CA.
+// issue obtains what was assigned to an agent: from the issuer that it is
+// managed with, or else from our own CA.
 func (f *fleetIssuer) issue(ctx context.Context, o fleet.Order) ([][]byte, error) {
-	if err := f.permit(o.Names, o.Profile); err != nil {
+	chain, err := f.app.renew.Obtained(ctx, o.Assignment, o.CSR, o.Needed)
+	switch {
+	case errors.Is(err, renew.ErrPending):
+		return nil, errors.Join(fleet.ErrPending, err)
+	case !fault.Is(err, fault.NotFound):
+		return chain, err
+	}
+	if err := f.permit(o.Names, o.Profile, ""); err != nil {
 		return nil, err
 	}
 	csr, err := pki.ParseCSR(o.CSR, messages.MaxCSR)
 	if err != nil {
 		return nil, err
 	}
-	return f.certify(ctx, ca.MethodOperator, "assignment:"+o.Assignment, f.profiles[cmp.Or(o.Profile, f.usual)], o.Names, csr)
+	return f.certify(ctx, ca.MethodOperator, "assignment:"+o.Assignment, f.rules.Profiles[cmp.Or(o.Profile, f.usual)], o.Names, csr)
+}
+
+// fleetManager is the renewal engine as agents need it.
+type fleetManager App
+
+// Manage implements server.Manager.
+func (a *fleetManager) Manage(ctx context.Context, o fleet.Order, issuer, actor string) error {
+	_, err := a.renew.CreateRemote(ctx, o.Assignment, renew.Spec{Names: o.Names, Owner: o.Owner, Issuer: issuer, Profile: o.Profile}, actor)
+	return err
+}
+
+// Unmanage implements server.Manager.
+func (a *fleetManager) Unmanage(ctx context.Context, id, actor string) error {
+	return a.renew.RemoveRemote(ctx, id, actor)
+}
+
+// Hurry implements server.Manager.
+func (a *fleetManager) Hurry(ctx context.Context, id, actor string) error {
+	return a.renew.RenewRemote(ctx, id, actor)
+}
+
+// Requested implements server.Manager.
+func (a *fleetManager) Requested(ctx context.Context, id string) error {
+	return a.renew.RequestReady(ctx, id)
 }
 
 // certify issues by the same steps as for any subscriber.

@@ -37,8 +37,21 @@ func (a *App) openRenew(registered map[string]*ca.Profile) error {
 		return err
 	}
 	a.renew = renew.New(renew.Config{DB: a.db, Inventory: inventory.New(a.db), Secrets: a.keys.Sealer(), Issuers: issuers, Targets: targets,
-		Lease: a.cfg.Renew.Lease, CheckWorkers: a.cfg.Renew.CheckWorkers, Metrics: a.metrics, Log: a.log})
+		Lease: a.cfg.Renew.Lease, CheckWorkers: a.cfg.Renew.CheckWorkers, Remote: a.agentKeys(), Metrics: a.metrics, Log: a.log})
 	return nil
+}
+
+// agentKeys are the keys of certificates that agents serve. The server of agents
+// is opened after the engine, and before anything runs.
+func (a *App) agentKeys() renew.Remote {
+	return renew.Remote{
+		Request: func(ctx context.Context, id string) ([]byte, error) { return a.fleet.Request(ctx, id) },
+		Issued: func(ctx context.Context, id string) {
+			if err := a.fleet.Ready(ctx, id); err != nil {
+				a.log.WarnContext(ctx, "agent is told later of its certificate", "assignment", id, "error", err)
+			}
+		},
+	}
 }
 
 // openIssuers opens the [issuer.NAME] sections.

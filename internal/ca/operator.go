@@ -22,8 +22,8 @@ type NameRule struct {
 	Deny  []pki.Pattern // wins over Allow
 }
 
-// check refuses id if the rule does not let it pass.
-func (r *NameRule) check(id pki.Identifier) error {
+// Check refuses id if the rule does not let it pass.
+func (r *NameRule) Check(id pki.Identifier) error {
 	switch {
 	case pki.MatchAny(r.Deny, id):
 		return fault.New(fault.RejectedIdentifier, "%s denies %s", r.Of, id.Value)
@@ -177,7 +177,7 @@ func (o *Operator) grant(names []pki.Identifier, profile string, now time.Time) 
 	evidence := make([]Evidence, 0, len(names))
 	for _, n := range names {
 		for i := range rules {
-			if err := rules[i].check(n); err != nil {
+			if err := rules[i].Check(n); err != nil {
 				return Grant{}, err
 			}
 		}

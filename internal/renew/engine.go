@@ -76,6 +76,9 @@ type Config struct {
 	// must not block.
 	OnClaim func(late time.Duration)
 
+	// Remote holds the keys of certificates that agents serve.
+	Remote Remote
+
 	Metrics *obs.Metrics // nil: not measured
 	Log     *slog.Logger // nil: discard
 }
@@ -95,6 +98,7 @@ type Engine struct {
 	meters    meters
 	onClaim   func(time.Duration)
 	stock     *stocker
+	remote    Remote
 
 	wake chan struct{}
 
@@ -115,7 +119,7 @@ type laneKey struct {
 // New returns an engine. It starts nothing.
 func New(cfg Config) *Engine {
 	e := &Engine{db: cfg.DB, inventory: cfg.Inventory, secrets: cfg.Secrets, issuers: cfg.Issuers, targets: cfg.Targets, now: cfg.Now, leaseFor: cfg.Lease,
-		checkers: cfg.CheckWorkers, log: cfg.Log, wake: make(chan struct{}, 1), busy: map[laneKey]int{}, seen: map[laneKey]time.Time{}, shortcut: map[laneKey]bool{}, told: map[string]bool{}}
+		checkers: cfg.CheckWorkers, log: cfg.Log, wake: make(chan struct{}, 1), busy: map[laneKey]int{}, seen: map[laneKey]time.Time{}, shortcut: map[laneKey]bool{}, told: map[string]bool{}, remote: cfg.Remote}
 	if e.now == nil {
 		e.now = time.Now
 	}

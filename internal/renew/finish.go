@@ -216,6 +216,9 @@ func (e *Engine) handOver(ctx context.Context, l lease, m *Managed, w *issuance)
 	}
 	m.State = state
 	fault.Point("renew.after_handover")
+	if id, ok := remoteID(m.Name); ok && e.remote.Issued != nil {
+		e.remote.Issued(ctx, id)
+	}
 	return nil
 }
 

@@ -125,10 +125,14 @@ func (e *Engine) begin(ctx context.Context, l lease, m *Managed) (*issuance, err
 		name, trial = s, true
 	}
 	w := &issuance{ID: db.NewID(now), ManagedID: m.ID, Issuer: name, Trial: trial, CreatedAt: now}
-	if err := e.prepare(ctx, m, w); err != nil {
+	err := e.prepare(ctx, m, w)
+	if errors.Is(err, errNoRequest) {
+		return nil, e.postpone(ctx, l, m, now.Add(heartbeat), "request", err.Error())
+	}
+	if err != nil {
 		return nil, err
 	}
-	err := e.db.Write(ctx, func(tx *db.Tx) error {
+	err = e.db.Write(ctx, func(tx *db.Tx) error {
 		l.touch(tx, now.Add(e.leaseFor))
 		if !trial {
 			cs := charges(e.issuer(name).budgets(), m.Names, w.Replaces != nil, m.LiveID != "" && m.IssuedBy == name)
@@ -158,16 +162,24 @@ func (e *Engine) begin(ctx context.Context, l lease, m *Managed) (*issuance, err
 
 // prepare makes what an issuance needs: its key, its request, its predecessor.
 func (e *Engine) prepare(ctx context.Context, m *Managed, w *issuance) error {
-	key, err := e.keyFor(ctx, m)
-	if err != nil {
-		return err
-	}
-	if w.CSR, err = request(key, m.Names); err != nil {
-		return fmt.Errorf("make certificate request: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("encode key: %w", err)
+	var der []byte // none where the key is elsewhere
+	if id, ok := remoteID(m.Name); ok {
+		csr, err := e.remoteRequest(ctx, m, id)
+		if err != nil {
+			return err
+		}
+		w.CSR = csr
+	} else {
+		key, err := e.keyFor(ctx, m)
+		if err != nil {
+			return err
+		}
+		if w.CSR, err = request(key, m.Names); err != nil {
+			return fmt.Errorf("make certificate request: %w", err)
+		}
+		if der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+			return fmt.Errorf("encode key: %w", err)
+		}
 	}
 	w.Key = e.secrets.Seal(der, sealPlace(w.ID))
 	// RFC 9773 section 5: only the CA that issued it can replace it.

@@ -52,6 +52,8 @@ type Spec struct {
 	// RenewBefore renews so long before the end, if the issuer's own window is
 	// not earlier; 0 = by the window alone.
 	RenewBefore time.Duration
+
+	remote bool // the key is elsewhere; see CreateRemote
 }
 
 // Managed is one managed certificate.
@@ -122,6 +124,9 @@ func (s *Spec) normalize() error {
 	}
 	if !namePattern.MatchString(s.Name) {
 		return fault.New(fault.Invalid, "%.80q is not a name for a managed certificate: use 1 to 64 of a-z, 0-9, '.', '-' and '_', a letter or digit first", s.Name)
+	}
+	if _, remote := remoteID(s.Name); remote != s.remote {
+		return fault.New(fault.Invalid, "names that begin with %q are those of certificates that agents keep in service; see `chancery agents`", remotePrefix)
 	}
 	for i, id := range s.Names {
 		checked, err := pki.ParseIdentifier(id.Type, id.Value)

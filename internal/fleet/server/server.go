@@ -37,6 +37,25 @@ type Order struct {
 	Names                    []pki.Identifier
 	Profile                  string // "": the usual one
 	CSR                      []byte // DER; its names count only if they are Names
+	Needed                   bool   // the agent has no certificate with a key that it still has
+}
+
+// ErrPending is what Issue returns for a certificate that is being obtained: it
+// is asked for again, and nothing has failed.
+var ErrPending = errors.New("the certificate is being obtained")
+
+// Manager obtains certificates from the configured issuers, by the budgets and
+// rules of all renewals. An assignment that names an issuer is managed there
+// under its own id.
+type Manager interface {
+	// Manage begins with it.
+	Manage(ctx context.Context, o Order, issuer, actor string) error
+	// Unmanage ends it, if it was begun.
+	Unmanage(ctx context.Context, assignment, actor string) error
+	// Hurry has it renewed at once, if it was begun.
+	Hurry(ctx context.Context, assignment, actor string) error
+	// Requested is told that the agent has sent the request for its next key.
+	Requested(ctx context.Context, assignment string) error
 }
 
 // Issue obtains a certificate and returns its chain in DER, leaf first. It is
@@ -52,10 +71,13 @@ type Config struct {
 	Identify func(ctx context.Context, id string, csr []byte) ([][]byte, error)
 
 	// Permit says whether a certificate may be assigned; nil: nothing may.
-	Permit func(names []pki.Identifier, profile string) error
+	Permit func(names []pki.Identifier, profile, issuer string) error
 
 	// Issue obtains what was assigned.
 	Issue Issue
+
+	// Manager obtains what shall come from a named issuer; nil: there is none.
+	Manager Manager
 
 	// Pin returns the pin that enrolment tokens carry, and Roots the PEM that
 	// agents verify this server by afterwards.

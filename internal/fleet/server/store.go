@@ -110,7 +110,8 @@ var (
 	qClaim  = db.SQL("fleet.claim_assignment", `UPDATE agent_assignment SET lease_token = $2, issue_at = $3 WHERE id = $1 AND issue_at <= $4 AND csr IS NOT NULL`)
 	qIssued = db.SQL("fleet.store_certificate", `UPDATE agent_assignment SET state = 'issued', csr = NULL, chain = $3, leaf_hash = $4, not_after = $5,
 		issue_at = $6, deliver_at = $7, attempt = 0, error = '', stderr = '', lease_token = '' WHERE id = $1 AND lease_token = $2`)
-	qNotIssued = db.SQL("fleet.postpone_issue", `UPDATE agent_assignment SET issue_at = $3, attempt = attempt + 1, error = $4, lease_token = '' WHERE id = $1 AND lease_token = $2`)
+	qStillIssuing = db.SQL("fleet.await_issue", `UPDATE agent_assignment SET issue_at = $3, lease_token = '' WHERE id = $1 AND lease_token = $2`)
+	qNotIssued    = db.SQL("fleet.postpone_issue", `UPDATE agent_assignment SET issue_at = $3, attempt = attempt + 1, error = $4, lease_token = '' WHERE id = $1 AND lease_token = $2`)
 
 	// What an agent reports; each names its agent, so that none speaks for another.
 	qRequested = db.SQL("fleet.store_request", `UPDATE agent_assignment SET csr = $3, deliver_at = NULL, reported_at = $4 WHERE id = $1 AND agent_id = $2 AND chain = ''`)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -29,6 +30,7 @@ const (
 	issueAtOnce = 8
 	firstRetry  = 30 * time.Second
 	lastRetry   = time.Hour
+	pendingLook = time.Minute // between looks at what a manager obtains; it tells when it is there
 )
 
 // retry returns how long after its nth failure a thing is tried again.
@@ -42,6 +44,7 @@ type AssignSpec struct {
 	Names   []string
 	Targets []string
 	Profile string // "": the usual one
+	Issuer  string // of the configuration; "": the CA of agents
 }
 
 // Assign has an agent keep a certificate in service.
@@ -60,7 +63,7 @@ func (s *Server) Assign(ctx context.Context, spec AssignSpec, actor string, now 
 	if s.cfg.Permit == nil {
 		return Assignment{}, fault.New(fault.Precondition, "this server issues nothing for agents")
 	}
-	if err := s.cfg.Permit(names, spec.Profile); err != nil {
+	if err := s.cfg.Permit(names, spec.Profile, spec.Issuer); err != nil {
 		return Assignment{}, err
 	}
 	values := make([]string, len(names))
@@ -69,6 +72,12 @@ func (s *Server) Assign(ctx context.Context, spec AssignSpec, actor string, now 
 	}
 	now = now.UTC().Truncate(time.Millisecond)
 	a := Assignment{ID: db.NewID(now), AgentID: agent.ID, Names: values, Targets: spec.Targets, Profile: spec.Profile, State: Assigned, IssueAt: now, DeliverAt: now, CreatedBy: actor, CreatedAt: now}
+	if spec.Issuer != "" {
+		// First: what is managed for nobody waits for a request that never comes.
+		if err := s.cfg.Manager.Manage(ctx, Order{Assignment: a.ID, Agent: agent.ID, Owner: agent.Owner, Names: names, Profile: a.Profile}, spec.Issuer, actor); err != nil {
+			return Assignment{}, err
+		}
+	}
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qInsertAssign, nil, a.ID, a.AgentID, encodeList(values), encodeList(a.Targets), a.Profile, now, actor)
 		return s.journal(tx, "agent.assign", &a, actor, now)
@@ -120,6 +129,11 @@ func (s *Server) Unassign(ctx context.Context, id, actor string, now time.Time) 
 	if err != nil {
 		return err
 	}
+	if s.cfg.Manager != nil {
+		if err := s.cfg.Manager.Unmanage(ctx, id, actor); err != nil {
+			return err
+		}
+	}
 	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qDeleteAssign, db.ExactlyOne(fault.New(fault.Conflict, "the assignment has ended meanwhile")), id)
 		return s.journal(tx, "agent.unassign", &a, actor, now)
@@ -136,6 +150,9 @@ func (s *Server) RenewNow(ctx context.Context, id, actor string, now time.Time) 
 		tx.Queue(qIssueNow, db.ExactlyOne(fault.New(fault.Conflict, "the assignment has ended meanwhile")), id, now)
 		return s.journal(tx, "agent.issue_now", &a, actor, now)
 	})
+	if err == nil && s.cfg.Manager != nil {
+		err = s.cfg.Manager.Hurry(ctx, id, actor)
+	}
 	loop.Nudge(s.issue)
 	a.IssueAt = now
 	return a, err
@@ -201,6 +218,9 @@ func (s *Server) issueOne(ctx context.Context, id, lease string) error {
 	}
 	chain, leaf, err := s.obtain(ctx, &a, &agent)
 	now := time.Now().UTC()
+	if errors.Is(err, ErrPending) {
+		return s.cfg.DB.Write(ctx, func(tx *db.Tx) error { tx.Queue(qStillIssuing, nil, id, lease, now.Add(pendingLook)); return nil })
+	}
 	if err != nil {
 		s.meters.issued.WithLabelValues("failed").Inc()
 		s.log.WarnContext(ctx, "certificate for an agent not issued", "agent", agent.Name, "assignment", id, "error", err)
@@ -225,10 +245,7 @@ func (s *Server) obtain(ctx context.Context, a *Assignment, agent *Agent) ([][]b
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.cfg.Permit(names, a.Profile); err != nil {
-		return nil, nil, err
-	}
-	chain, err := s.cfg.Issue(ctx, Order{Assignment: a.ID, Agent: agent.ID, Owner: agent.Owner, Names: names, Profile: a.Profile, CSR: a.csr})
+	chain, err := s.cfg.Issue(ctx, Order{Assignment: a.ID, Agent: agent.ID, Owner: agent.Owner, Names: names, Profile: a.Profile, CSR: a.csr, Needed: a.chain == ""})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -282,8 +299,41 @@ func (s *Server) report(r *httpd.Request) (*httpd.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.requested(r.Context(), m.Results); err != nil {
+		return nil, err
+	}
 	loop.Nudge(s.issue)
 	return httpd.JSON(http.StatusOK, fleet.Received{Results: len(m.Results)})
+}
+
+// requested tells the manager which requests there are. The agent repeats a
+// report that was not answered, so none is lost.
+func (s *Server) requested(ctx context.Context, results []fleet.Result) error {
+	for i := range results {
+		if len(results[i].CSR) == 0 || s.cfg.Manager == nil {
+			continue
+		}
+		if err := s.cfg.Manager.Requested(ctx, results[i].ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Request returns the certificate request of an assignment (DER), or nil.
+func (s *Server) Request(ctx context.Context, id string) ([]byte, error) {
+	a, err := s.Assignment(ctx, id)
+	if fault.Is(err, fault.NotFound) {
+		return nil, nil
+	}
+	return a.csr, err
+}
+
+// Ready has a certificate that a manager obtained handed to its agent.
+func (s *Server) Ready(ctx context.Context, id string) error {
+	err := s.cfg.DB.Write(ctx, func(tx *db.Tx) error { tx.Queue(qIssueNow, nil, id, time.Now().UTC()); return nil })
+	loop.Nudge(s.issue)
+	return err
 }
 
 func checkResult(r *fleet.Result) error {
