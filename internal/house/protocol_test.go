@@ -12,14 +12,17 @@ import (
 // namedTest is a test in a table of promises, with or without its package.
 var namedTest = regexp.MustCompile("`(?:([a-z0-9]+)\\.)?(Test[A-Za-z0-9]+)`")
 
-// promises are pages whose tables name the test of each claim: what a name
-// without a package belongs to, and how many names there are at least.
+// promises are pages that name the tests of what they claim: what a name without
+// a package belongs to, how many names there are at least, and whether every row
+// of a table has one.
 var promises = []struct {
 	page, usual string
 	least       int
+	rows        bool
 }{
-	{"protocol.md", "server", 50},
-	{"compare.md", "", 70},
+	{"protocol.md", "server", 50, true},
+	{"compare.md", "", 70, true},
+	{"design/renewal.md", "", 20, false},
 }
 
 // TestPromisesNameRealTests: a feature whose test was renamed or deleted must
@@ -33,6 +36,9 @@ func TestPromisesNameRealTests(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, row := range rowsWithoutTest(string(text)) {
+			if !p.rows {
+				break
+			}
 			t.Errorf("docs/%s: no test, or no section, is named in %q", p.page, row)
 		}
 		found := namedTest.FindAllSubmatch(text, -1)
