@@ -115,13 +115,14 @@ func mustRegister(t *testing.T, a *App) map[string]*ca.Profile {
 // What cannot work is refused before anything serves.
 func TestBadIssuersAreRefused(t *testing.T) {
 	for what, text := range map[string]string{
-		"unknown kind":   "[issuer.x]\nkind = \"carrier-pigeon\"\n",
-		"unknown key":    "[issuer.x]\nkind = \"local\"\nallow = [\"*.test\"]\n",
-		"nothing":        "[issuer.x]\nkind = \"local\"\n",
-		"unknown ca":     "[issuer.x]\nkind = \"local\"\nca = \"nobody\"\nallow_names = [\"*.test\"]\n",
-		"bad pattern":    "[issuer.x]\nkind = \"local\"\nallow_names = [\"*.*\"]\n",
-		"public ca":      "[ca.default]\ntrust = \"public-webpki\"\n[issuer.x]\nkind = \"local\"\nallow_names = [\"*.test\"]\n",
-		"unknown target": "[target.x]\nkind = \"carrier-pigeon\"\n",
+		"unknown kind":           "[issuer.x]\nkind = \"carrier-pigeon\"\n",
+		"unknown key":            "[issuer.x]\nkind = \"local\"\nallow = [\"*.test\"]\n",
+		"nothing":                "[issuer.x]\nkind = \"local\"\n",
+		"unknown ca":             "[issuer.x]\nkind = \"local\"\nca = \"nobody\"\nallow_names = [\"*.test\"]\n",
+		"bad pattern":            "[issuer.x]\nkind = \"local\"\nallow_names = [\"*.*\"]\n",
+		"public ca":              "[ca.default]\ntrust = \"public-webpki\"\n[issuer.x]\nkind = \"local\"\nallow_names = [\"*.test\"]\n",
+		"certificates of agents": "[issuer.x]\nkind = \"local\"\nallow_names = [\"*.test\"]\n[certificate.x]\nnames = [\"a.test\"]\n",
+		"unknown target":         "[target.x]\nkind = \"carrier-pigeon\"\n",
 	} {
 		_, err := openWith(t, text)
 		if _, located := errors.AsType[*config.Problem](err); err == nil || fault.As(err).Code == fault.ServerInternal && !located {

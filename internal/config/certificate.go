@@ -62,8 +62,10 @@ func (k *checker) certificates() {
 	served := map[string]string{} // by target and name of the files
 	for _, name := range slices.Sorted(maps.Keys(k.c.Certificate)) {
 		c, key := k.c.Certificate[name], "certificate."+name
-		_, err := pki.ParseNames(c.Names)
-		k.must(err == nil, key+".names", "%v", err)
+		for _, n := range c.Names {
+			_, err := pki.ParseNames([]string{n})
+			k.must(err == nil, key+".names", "%.80q is neither a DNS name nor an address", n)
+		}
 		k.must(len(c.Names) > 0, key+".names", "must name at least one DNS name or address")
 		known := slices.Sorted(maps.Keys(k.c.Issuer))
 		_, ok := k.c.Issuer[c.Issuer]

@@ -126,6 +126,9 @@ func (e *Engine) begin(ctx context.Context, l lease, m *Managed) (*issuance, err
 	}
 	w := &issuance{ID: db.NewID(now), ManagedID: m.ID, Issuer: name, Trial: trial, CreatedAt: now}
 	err := e.prepare(ctx, m, w)
+	if errors.Is(err, errNobody) {
+		return nil, e.Remove(ctx, m.ID, "system")
+	}
 	if errors.Is(err, errNoRequest) {
 		return nil, e.postpone(ctx, l, m, now.Add(heartbeat), "request", err.Error())
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -20,7 +21,7 @@ const remotePrefix = "assignment."
 // elsewhere.
 type Remote struct {
 	// Request returns the certificate request (DER) for the next key, or nil
-	// when there is none yet.
+	// when there is none yet; notFound when nobody has such a certificate.
 	Request func(ctx context.Context, id string) ([]byte, error)
 	// Issued, if set, is told that there is another certificate. It may be lost,
 	// so whoever waits looks by itself, too.
@@ -32,6 +33,13 @@ func remoteID(name string) (id string, ok bool) { return strings.CutPrefix(name,
 
 // errNoRequest means that the holder of the key has not sent a request.
 var errNoRequest = errors.New("the agent has not sent a certificate request for its next key yet")
+
+// errNobody means that whoever should serve a certificate does not exist.
+var errNobody = errors.New("no agent has this assignment any more")
+
+// orphanAge is how long a certificate may be managed before its assignment is
+// stored. After it, one without an assignment was left over by a crash.
+const orphanAge = 10 * time.Minute
 
 // CreateRemote begins to manage a certificate whose key is elsewhere, under an
 // id of there. Without targets: it is served there, too.
@@ -47,6 +55,12 @@ func (e *Engine) remoteRequest(ctx context.Context, m *Managed, id string) ([]by
 		return nil, errNoRequest
 	}
 	der, err := e.remote.Request(ctx, id)
+	if fault.Is(err, fault.NotFound) && e.now().Sub(m.CreatedAt) > orphanAge {
+		return nil, errNobody
+	}
+	if fault.Is(err, fault.NotFound) {
+		return nil, errNoRequest
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read request of %s: %w", m.Name, err)
 	}

@@ -452,3 +452,17 @@ func TestQuote(t *testing.T) {
 		}
 	}
 }
+
+// One type of challenge only, and nothing where it cannot be presented.
+func TestOnly(t *testing.T) {
+	s, err := solver.New(solver.Config{HTTP: solver.NewHTTP(""), ALPN: solver.NewALPN()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := pki.Identifier{Type: pki.DNS, Value: "www.example.test"}
+	for method, want := range map[string]int{solver.HTTP01: 1, solver.TLSALPN01: 1, solver.DNS01: 0} {
+		if got := solver.Only(s, method).Methods(id); len(got) != want || want == 1 && got[0] != method {
+			t.Errorf("%s: %v", method, got)
+		}
+	}
+}

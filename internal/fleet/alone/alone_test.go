@@ -304,3 +304,44 @@ func TestRun(t *testing.T) {
 		t.Errorf("opened %d times, %+v", opened, h.r.List())
 	}
 }
+
+// What a section says about the key and the date of a certificate.
+func TestKeyAndDate(t *testing.T) {
+	h := newHost(t)
+	h.open(t.TempDir(), func(c *Config) {
+		c.Certificates[0].ReuseKey, c.Certificates[0].KeyType = true, pki.P384
+		c.Certificates[1].RenewBefore = 80 * 24 * time.Hour // of 90 days
+	})
+	keys := func() (out []string) {
+		for _, it := range h.r.load() {
+			leaf, err := it.rec.Live.parse()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, string(leaf.RawSubjectPublicKeyInfo))
+		}
+		return out
+	}
+	first := h.once()
+	if left := first[1].NotAfter.Sub(first[1].RenewAt); left < 70*24*time.Hour || first[0].NotAfter.Sub(first[0].RenewAt) > 31*24*time.Hour {
+		t.Errorf("it is renewed %s before its end: %+v", left, first)
+	}
+	before := keys()
+	h.once("*")
+	after := keys()
+	if before[0] != after[0] || before[1] == after[1] {
+		t.Error("reuse_key keeps the key, and nothing else does")
+	}
+	if kt, err := pki.KeyTypeOf(h.leaf(0).PublicKey); err != nil || kt != pki.P384 {
+		t.Errorf("%s, %v", kt, err)
+	}
+}
+
+func (h *host) leaf(i int) *x509.Certificate {
+	h.t.Helper()
+	leaf, err := h.r.load()[i].rec.Live.parse()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return leaf
+}

@@ -73,7 +73,8 @@ func (s *Server) Assign(ctx context.Context, spec AssignSpec, actor string, now 
 	now = now.UTC().Truncate(time.Millisecond)
 	a := Assignment{ID: db.NewID(now), AgentID: agent.ID, Names: values, Targets: spec.Targets, Profile: spec.Profile, State: Assigned, IssueAt: now, DeliverAt: now, CreatedBy: actor, CreatedAt: now}
 	if spec.Issuer != "" {
-		// First: what is managed for nobody waits for a request that never comes.
+		// First: what is managed for nobody is removed by and by, and what is
+		// assigned and not managed would come from another CA.
 		if err := s.cfg.Manager.Manage(ctx, Order{Assignment: a.ID, Agent: agent.ID, Owner: agent.Owner, Names: names, Profile: a.Profile}, spec.Issuer, actor); err != nil {
 			return Assignment{}, err
 		}
@@ -129,15 +130,14 @@ func (s *Server) Unassign(ctx context.Context, id, actor string, now time.Time) 
 	if err != nil {
 		return err
 	}
-	if s.cfg.Manager != nil {
-		if err := s.cfg.Manager.Unmanage(ctx, id, actor); err != nil {
-			return err
-		}
-	}
-	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qDeleteAssign, db.ExactlyOne(fault.New(fault.Conflict, "the assignment has ended meanwhile")), id)
 		return s.journal(tx, "agent.unassign", &a, actor, now)
 	})
+	if err != nil || s.cfg.Manager == nil {
+		return err
+	}
+	return s.cfg.Manager.Unmanage(ctx, id, actor)
 }
 
 // RenewNow has the next certificate of an assignment issued at once.
@@ -320,12 +320,10 @@ func (s *Server) requested(ctx context.Context, results []fleet.Result) error {
 	return nil
 }
 
-// Request returns the certificate request of an assignment (DER), or nil.
+// Request returns the certificate request of an assignment (DER), or nil; a
+// notFound fault when there is no such assignment.
 func (s *Server) Request(ctx context.Context, id string) ([]byte, error) {
 	a, err := s.Assignment(ctx, id)
-	if fault.Is(err, fault.NotFound) {
-		return nil, nil
-	}
 	return a.csr, err
 }
 
