@@ -42,7 +42,7 @@ var levels = []level{
 	{"internal/inventory", 2, []string{"internal/audit"}},
 	{"internal/inventory/follow", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/acme", 2, nil},
-	{"internal/acme/challenge", 2, []string{"internal/acme/attest"}},
+	{"internal/acme/challenge", 2, []string{"internal/acme/attest", "internal/acme/tkauth"}},
 	{"internal/acme/perspective", 2, []string{"internal/acme/challenge"}},
 	{"internal/acme/client", 2, []string{"internal/acme/challenge", "internal/issuer"}},
 	{"internal/acme/solver", 2, []string{"internal/acme/challenge", "internal/issuer"}},

@@ -107,11 +107,11 @@ func (c Clearance) MarshalJSON() ([]byte, error) { return json.Marshal(c.c) }
 // Check looks the CAA records of id up and decides. A refusal is a *fault.Error
 // of code caa that names the domain and records that refuse; a failed lookup
 // is one of code dns, for it never permits. Addresses have no CAA records
-// (RFC 8738 section 7), and devices have none either.
+// (RFC 8738 section 7), and neither have devices and telephone numbers.
 func (k *CAAChecker) Check(ctx context.Context, id pki.Identifier, method Type, accountURL string) (Clearance, error) {
 	out := &clearance{Identifier: id, Method: method, AccountURL: accountURL, At: k.cfg.Now().UTC()}
 	switch id.Type {
-	case pki.IP, pki.PermanentIdentifier, pki.HardwareModule:
+	case pki.IP, pki.PermanentIdentifier, pki.HardwareModule, pki.TNAuthList:
 		return Clearance{out}, nil
 	case pki.DNS:
 	default:

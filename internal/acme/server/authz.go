@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json/v2"
@@ -138,15 +139,15 @@ func (z *Authorization) StateAt(now time.Time) acme.AuthorizationStatus {
 // a new order, so that the order does not expire at once.
 const reuseMargin = 10 * time.Minute
 
-// reusable returns the valid authorizations of the signer for ids, and for
+// reusable returns the valid authorizations of an account for ids, and for
 // domains above them if those count here, that were proved by a method that
 // the profile allows and that count beyond need.
-func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
+func (s *Server) reusable(ctx context.Context, a *authority, account string, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
 	var have held
-	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
-		have.add(m.ca, p, scanReusable(r))
+	err := s.db.Read().All(ctx, qReusable, func(r *db.Row) error {
+		have.add(a, p, scanReusable(r))
 		return nil
-	}, m.acct.ID, m.ca.authorizedBy(ids), need)
+	}, account, a.authorizedBy(ids), need)
 	return have, wrap("find valid authorizations", err)
 }
 
@@ -230,6 +231,9 @@ func (c *Challenge) object(a *authority, z *Authorization, running challenge.Typ
 	if c.Type == challenge.DNSPersist01 {
 		a.present(&o, z.AccountID)
 	}
+	if c.Type == challenge.TKAuth01 {
+		a.presentToken(&o)
+	}
 	return o
 }
 
@@ -308,7 +312,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 	if id.Wildcard() {
 		return nil, fault.New(fault.Malformed, "a wildcard cannot be authorized in advance (RFC 8555 section 7.4.1); order it")
 	}
-	have, err := s.reusable(m, []pki.Identifier{id}, profile, m.now.Add(reuseMargin))
+	have, err := s.reusable(m.ctx, m.ca, m.acct.ID, []pki.Identifier{id}, profile, m.now.Add(reuseMargin))
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ type trial struct {
 	thumbprint string
 
 	attestation []byte // device-attest-01: the response
+	token       string // tkauth-01: the response
 
 	record *perspective.Record // what remote perspectives said, once prove is done; nil if nobody was asked
 }
@@ -120,6 +121,11 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 			return c, "", err
 		}
 	}
+	if c.Type == challenge.TKAuth01 {
+		if t.token, err = authorityToken(resp); err != nil {
+			return c, "", err
+		}
+	}
 	v, err := s.begin(m, t)
 	if err != nil {
 		return c, "", err
@@ -186,7 +192,10 @@ func (s *Server) validate(t *trial) (c Challenge, err error) {
 	switch f := fault.As(err); {
 	case f == nil:
 		c.State, c.Validated = acme.ChallengeValid, proof.At()
-		err = s.settleValid(ctx, t, c, proof, caa, now)
+		if err = s.settleValid(ctx, t, c, proof, caa, now); errors.Is(err, errSpent) {
+			c.State, c.Validated, c.Error = acme.ChallengeInvalid, now, acme.NewProblem(errSpent)
+			err = s.settleInvalid(ctx, t, c, errSpent)
+		}
 	case f.Status() >= http.StatusInternalServerError:
 		s.keepRecord(t.authz.ID, t.authz.Identifier, c.Type, t.record, t.actor())
 		s.log.Error("validation failed on our side", "authorization", t.authz.ID, "type", string(c.Type), "error", err)
@@ -270,6 +279,9 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 	if c.Type == challenge.DeviceAttest01 {
 		req.Device, err = s.device(ctx, t)
 	}
+	if c.Type == challenge.TKAuth01 {
+		req.Authority, err = s.authorityOf(ctx, t)
+	}
 	return req, err
 }
 
@@ -294,6 +306,7 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 	lasts := t.ca.lasts(proof, now)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qProve, db.ExactlyOne(errSettled), &z.ID, &text, (*string)(&c.Type), sealed, clearance, now, lasts, &z.AccountID)
+		spend(tx, proof)
 		if c.Type == challenge.DNSPersist01 {
 			tx.Queue(qPersisted, nil, z.AccountID, now)
 		}

@@ -55,6 +55,8 @@ func newAuthority(name string, c CA, cfg *Config) (*authority, error) {
 		a.AuthorizationLifetime = cfg.AuthorizationLifetime
 	}
 	orDefault(&a.JustInTime, JustInTimeKnown)
+	a.CertificateGet = a.CertificateGet || a.Delegation
+	a.AutoRenewal.AllowGet = a.AutoRenewal.AllowGet || a.Delegation
 	if err := a.checkPersist(); err != nil {
 		return nil, err
 	}
@@ -82,7 +84,11 @@ func (p *Profile) check(validators *challenge.Registry) error {
 		validators.Offers(pki.Identifier{Type: pki.DNS, Value: "*.a.example"})...)
 	known = append(known, validators.Offers(pki.Identifier{Type: pki.IP, Value: "192.0.2.1"})...)
 	known = append(known, validators.Offers(pki.Identifier{Type: pki.PermanentIdentifier, Value: "a"})...)
+	known = append(known, validators.Offers(pki.Identifier{Type: pki.TNAuthList, Value: "a"})...)
 	for _, t := range p.Challenges {
+		if t == challenge.TKAuth01 && (p.Tokens == nil || len(p.Tokens.Roots) == 0) {
+			return fault.New(fault.Invalid, "profile %s offers %s and trusts no authority; name the roots of one", p.Name, t)
+		}
 		if t == challenge.DeviceAttest01 && (p.Attestation == nil || len(p.Attestation.Roots) == 0) {
 			return fault.New(fault.Invalid, "profile %s offers %s and trusts no attestation; name the roots of a format", p.Name, t)
 		}
@@ -106,6 +112,7 @@ func (a *authority) object() *acme.Directory {
 		RenewalInfo: a.base + "/renewal-info",
 		Meta: acme.Meta{TermsOfService: a.TermsOfService, Website: a.Website, CAAIdentities: a.CAAIdentities,
 			ExternalAccountRequired: a.EABRequired, SubdomainAuthAllowed: a.Subdomains,
+			DelegationEnabled: a.Delegation, AllowCertificateGet: a.CertificateGet,
 			AutoRenewal: a.autoRenewalMeta(time.Now()), Profiles: map[string]string{}},
 	}
 	if a.persists() {

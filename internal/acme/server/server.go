@@ -13,6 +13,7 @@ import (
 	"chancery/internal/acme/attest"
 	"chancery/internal/acme/challenge"
 	"chancery/internal/acme/perspective"
+	"chancery/internal/acme/tkauth"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -192,6 +193,18 @@ type CA struct {
 	// AutoRenewal are the limits of orders that renew themselves (RFC 8739).
 	AutoRenewal AutoRenewal
 
+	// CertificateGet lets an order ask that anybody may fetch its certificate
+	// (RFC 9115 section 2.3.5).
+	CertificateGet bool
+
+	// Delegation takes orders under delegations (RFC 9115). It implies
+	// CertificateGet, and AutoRenewal.AllowGet.
+	Delegation bool
+
+	// TokenAuthority is where clients may get tokens for tkauth-01, shown in
+	// challenges; "": they know.
+	TokenAuthority string
+
 	// AuthorizationLifetime, if set, wins over that of Config: what the policy
 	// of this authority's trust profile allows.
 	AuthorizationLifetime time.Duration
@@ -207,6 +220,9 @@ type Profile struct {
 
 	// Attestation says whose attestations of devices count, with device-attest-01.
 	Attestation *attest.Policy
+
+	// Tokens says whose authority tokens count, with tkauth-01.
+	Tokens *tkauth.Policy
 
 	// Names says which identifiers are certified under the profile, by what is
 	// configured now; the rules that an order pins are those of ca.Profile.

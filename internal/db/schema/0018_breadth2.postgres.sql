@@ -1,0 +1,31 @@
+-- Delegations (RFC 9115): account_id may order names that owner_id has
+-- authorized, with requests that fit csr_template. cname_map is a JSON object.
+CREATE TABLE acme_delegation (
+	id           TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+	ca           TEXT COLLATE "C" NOT NULL,
+	account_id   TEXT COLLATE "C" NOT NULL,
+	owner_id     TEXT COLLATE "C" NOT NULL,
+	profile      TEXT COLLATE "C" NOT NULL,
+	csr_template TEXT COLLATE "C" NOT NULL,
+	cname_map    TEXT COLLATE "C",
+	created_at   BIGINT NOT NULL,
+	ended_at     BIGINT
+);
+CREATE INDEX acme_delegation_account ON acme_delegation (account_id, id);
+
+-- Of an order under a delegation, and whose authorizations it stands on; and
+-- whether anybody may fetch the certificate of an order.
+ALTER TABLE acme_order ADD COLUMN delegation_id TEXT COLLATE "C";
+ALTER TABLE acme_order ADD COLUMN owner_id TEXT COLLATE "C";
+ALTER TABLE acme_order ADD COLUMN open BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX acme_order_delegation ON acme_order (delegation_id) WHERE delegation_id IS NOT NULL;
+
+-- Authority tokens (RFC 9447) that were used, until they expire: by the hash of
+-- the root of their authority and their id.
+CREATE TABLE acme_spent_token (
+	authority  TEXT COLLATE "C" NOT NULL,
+	token_id   TEXT COLLATE "C" NOT NULL,
+	expires_at BIGINT NOT NULL,
+	PRIMARY KEY (authority, token_id)
+);
+CREATE INDEX acme_spent_token_expiry ON acme_spent_token (expires_at);
