@@ -79,7 +79,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		TLSALPN01Port: uint16(v.TLSALPN01Port), Timeout: v.Timeout, StepTimeout: v.ConnectTimeout,
 		UserAgent: "chancery/" + a.opts.Build.Version}
 	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common),
-		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common), challenge.NewDeviceAttest01(common), challenge.NewTKAuth01(common))
+		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common), challenge.NewDeviceAttest01(common), challenge.NewTKAuth01(common), challenge.NewEmailReply00(common))
 	if err != nil {
 		return err
 	}
@@ -91,6 +91,10 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		return err
 	}
 	cas, err := a.directories(registered)
+	if err != nil {
+		return err
+	}
+	mail, err := openMail(a.cfg.Mail)
 	if err != nil {
 		return err
 	}
@@ -108,6 +112,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 			}
 			loop.Nudge(a.wake.sequence)
 		},
+		Mail:    mail,
 		Metrics: a.metrics, PoolMetrics: a.loops, Log: a.log,
 	})
 	return err

@@ -20,6 +20,7 @@ func (c *Config) Check() []error {
 	k.keys()
 	k.acme()
 	k.validation()
+	k.mail()
 	k.perspectives()
 	k.status()
 	k.bus()
@@ -161,6 +162,7 @@ func (k *checker) profile(key string, p Profile) {
 	tokens := slices.Contains(p.Challenges, "tkauth-01")
 	k.must(!tokens || p.TokenRoots != "", key+".challenges", "offers tkauth-01; set token_roots")
 	k.must(tokens || !slices.Contains(p.Names, "TNAuthList"), key+".names", "TNAuthList can be proved by tkauth-01 alone, which challenges lacks")
+	k.must(slices.Contains(p.Challenges, "email-reply-00") || !slices.Contains(p.Names, "email"), key+".names", "email can be proved by email-reply-00 alone, which challenges lacks")
 	for _, n := range p.Names {
 		k.must(!n.device() || attests, key+".names", "%s can be proved by device-attest-01 alone, which challenges lacks", n)
 	}

@@ -118,7 +118,9 @@ type Profile struct {
 	// Kinds of names a certificate may hold: dns, wildcard, ip; and, with
 	// device-attest-01, permanent-identifier (a device's serial number) and
 	// hardware-module; and, with tkauth-01, TNAuthList (telephone numbers and
-	// service provider codes, RFC 9448), which goes with no other name.
+	// service provider codes, RFC 9448); and, with
+	// email-reply-00, email (mailboxes, for S/MIME). The last two go with no
+	// other kind of name in one order.
 	Names []NameKind `toml:"names"`
 
 	// DNS suffixes that every name must be equal to or end in, such as
@@ -220,7 +222,7 @@ type NameKind string
 
 // Choices returns the values a name kind may have.
 func (NameKind) Choices() []string {
-	return []string{"dns", "wildcard", "ip", "permanent-identifier", "hardware-module", "TNAuthList"}
+	return []string{"dns", "wildcard", "ip", "permanent-identifier", "hardware-module", "TNAuthList", "email"}
 }
 
 // device reports whether n is about devices.
@@ -243,7 +245,7 @@ type Challenge string
 
 // Choices returns the values a challenge may have.
 func (Challenge) Choices() []string {
-	return []string{"http-01", "dns-01", "tls-alpn-01", "device-attest-01", "tkauth-01", "dns-account-01", "dns-persist-01"}
+	return []string{"http-01", "dns-01", "tls-alpn-01", "device-attest-01", "tkauth-01", "email-reply-00", "dns-account-01", "dns-persist-01"}
 }
 
 // late reports whether a challenge type must follow those that every client

@@ -31,6 +31,7 @@ var levels = []level{
 	{"internal/keys", 1, nil},
 	{"internal/dns", 1, nil},
 	{"internal/httpd", 1, nil},
+	{"internal/mailer", 1, nil},
 
 	{"internal/job", 2, []string{"internal/audit"}},
 	{"internal/audit", 2, nil},

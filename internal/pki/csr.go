@@ -36,7 +36,7 @@ type CSR struct {
 
 	cnInSAN bool // the subjectAltName has the common name, too
 	devices bool // the common name may be a device's
-	phones  bool // the common name is the CA's to choose
+	free    bool // the common name is not looked at
 }
 
 // csrParts are the pieces of a request before anything is checked.
@@ -60,10 +60,10 @@ func ParseDeviceCSR(der []byte, max int) (*CSR, error) {
 	return parseCSR(der, max, &CSR{devices: true})
 }
 
-// ParseTelephonyCSR is ParseCSR for orders of a TNAuthList: the common name is
-// not looked at, because it names nothing that is certified.
-func ParseTelephonyCSR(der []byte, max int) (*CSR, error) {
-	return parseCSR(der, max, &CSR{phones: true})
+// ParsePersonCSR is ParseCSR for orders of mailboxes and telephone numbers: the
+// common name is not looked at, because it names nothing that is certified.
+func ParsePersonCSR(der []byte, max int) (*CSR, error) {
+	return parseCSR(der, max, &CSR{free: true})
 }
 
 // parseCSR fills csr, which says how to read the request.
@@ -242,7 +242,7 @@ func (c *CSR) readCommonName(value cryptobyte.String, tag cbasn1.Tag) error {
 	if tag != cbasn1.UTF8String && tag != cbasn1.PrintableString && tag != cbasn1.IA5String {
 		return badCSR("its common name is neither UTF8String nor PrintableString nor IA5String")
 	}
-	if len(value) == 0 || c.phones {
+	if len(value) == 0 || c.free {
 		return nil // "/CN=" says nothing; openssl writes it for an empty answer
 	}
 	if len(value) > maxCommonName {
@@ -365,6 +365,8 @@ func generalName(name []byte, tag cbasn1.Tag) (id Identifier, err error) {
 	switch tag {
 	case cbasn1.Tag(nameDNS).ContextSpecific():
 		id, err = ParseIdentifier(DNS, string(name))
+	case cbasn1.Tag(nameEmail).ContextSpecific():
+		id, err = ParseIdentifier(Email, string(name))
 	case cbasn1.Tag(nameIP).ContextSpecific():
 		addr, ok := netip.AddrFromSlice(name)
 		if !ok {
@@ -374,10 +376,10 @@ func generalName(name []byte, tag cbasn1.Tag) (id Identifier, err error) {
 	case cbasn1.Tag(0).Constructed().ContextSpecific():
 		id, err = DeviceName(name)
 		if err == nil && id.Type == "" {
-			return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
+			return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses, e-mail addresses and devices")
 		}
 	default:
-		return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
+		return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses, e-mail addresses and devices")
 	}
 	if err != nil {
 		return id, because(err)

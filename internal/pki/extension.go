@@ -60,9 +60,10 @@ const emptyName = "\x30\x00"
 
 // Tags of GeneralName alternatives (RFC 5280 section 4.2.1.6).
 const (
-	nameDNS = 2
-	nameURI = 6
-	nameIP  = 7
+	nameEmail = 1
+	nameDNS   = 2
+	nameURI   = 6
+	nameIP    = 7
 )
 
 // MarshalName returns the DER of a name for IssuerInfo.Name or Leaf.Subject.
@@ -285,6 +286,11 @@ func appendSAN(dst []byte, ids []Identifier, critical bool) ([]byte, error) {
 				return nil, fmt.Errorf("identifier %s is not in canonical form", id)
 			}
 			list = appendTLV(list, context(nameIP), addr.AsSlice())
+		case Email:
+			if id.Domain() == "" || !isIA5(id.Value) {
+				return nil, fmt.Errorf("identifier %s is not in canonical form", id)
+			}
+			list = appendString(list, context(nameEmail), id.Value)
 		case PermanentIdentifier, HardwareModule:
 			name, err := id.deviceName()
 			if err != nil {

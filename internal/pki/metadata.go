@@ -72,9 +72,9 @@ func namesOf(cert *x509.Certificate) []string {
 
 // CertifiedNames returns the values of all identifiers that a certificate of
 // ours holds, sorted, as its order names them: hosts as in Metadata.Names,
-// devices, and telephone number lists.
+// devices, mailboxes and telephone number lists.
 func CertifiedNames(cert *x509.Certificate) ([]string, error) {
-	names := namesOf(cert)
+	names := append(namesOf(cert), cert.EmailAddresses...)
 	for _, x := range cert.Extensions {
 		switch {
 		case x.Id.Equal(extSAN):

@@ -38,6 +38,8 @@ const (
 	DeviceAttest01 Type = "device-attest-01" // draft-ietf-acme-device-attest-10
 
 	TKAuth01 Type = "tkauth-01" // RFC 9447
+
+	EmailReply00 Type = "email-reply-00" // RFC 8823
 )
 
 // Late reports whether t must follow, in an authorization, the methods that
@@ -59,6 +61,7 @@ type Request struct {
 	Device           *Device        // device-attest-01 only
 
 	Authority *AuthorityToken // tkauth-01 only
+	Reply     *MailReply      // email-reply-00 only
 }
 
 // Validator checks one validation method.

@@ -38,6 +38,8 @@ type Authorization struct {
 	ExpiresAt  time.Time
 	CreatedAt  time.Time
 
+	part1, mailDomain string // of a new one with email-reply-00: what is mailed, and from where
+
 	record *perspective.Record // what remote perspectives said, of one proved when it was made
 }
 
@@ -108,6 +110,9 @@ func newAuthorization(m *message, id pki.Identifier, types []challenge.Type, exp
 		if t != challenge.DNSPersist01 { // its record is about the account, not about one challenge
 			z.Challenges[i].Token = newToken()
 		}
+		if t == challenge.EmailReply00 {
+			z.part1, z.mailDomain = newPart1(), domainOf(m.ca.mailbox)
+		}
 	}
 	return z
 }
@@ -124,6 +129,7 @@ func (z *Authorization) insert(tx *db.Tx, challenges string) {
 	identifier := z.Identifier.Base().String()
 	tx.Queue(qInsertAuthz, nil, &z.ID, &z.AccountID, &z.CA, null(z.OrderID), &identifier, z.Identifier.Wildcard(),
 		(*string)(&z.State), &challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
+	z.announce(tx)
 }
 
 // StateAt returns the state at an instant: what was not used before it expired
@@ -234,6 +240,9 @@ func (c *Challenge) object(a *authority, z *Authorization, running challenge.Typ
 	if c.Type == challenge.TKAuth01 {
 		a.presentToken(&o)
 	}
+	if c.Type == challenge.EmailReply00 {
+		o.From = a.mailbox
+	}
 	return o
 }
 
@@ -334,6 +343,9 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 		return nil, err
 	}
 	fresh := []Authorization{s.fresh(m, profile, id, below, m.now.Add(s.cfg.PendingLifetime))}
+	if err := s.mayMail(fresh, m.now); err != nil {
+		return nil, err
+	}
 	s.justInTime(m, fresh, m.now.Add(reuseMargin))
 	return s.storeAuthz(m, fresh[0])
 }

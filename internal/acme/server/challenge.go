@@ -126,7 +126,12 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 			return c, "", err
 		}
 	}
-	v, err := s.begin(m, t)
+	if c.Type == challenge.EmailReply00 {
+		if ready, err := s.answerMail(m.ctx, z.ID); !ready || err != nil {
+			return c, c.Type, err
+		}
+	}
+	v, err := s.begin(m.now, t)
 	if err != nil {
 		return c, "", err
 	}
@@ -141,14 +146,14 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 }
 
 // begin starts a validation, or returns the one that runs.
-func (s *Server) begin(m *message, t *trial) (*validation, error) {
+func (s *Server) begin(now time.Time, t *trial) (*validation, error) {
 	key := t.authz.ID + "/" + string(t.challenge().Type)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v := s.validating[key]; v != nil {
 		return v, nil
 	}
-	if err := s.limits.failure(t.authz.AccountID, t.authz.Identifier, m.now); err != nil {
+	if err := s.limits.failure(t.authz.AccountID, t.authz.Identifier, now); err != nil {
 		return nil, err
 	}
 	v := &validation{done: make(chan struct{})}
@@ -281,6 +286,9 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 	}
 	if c.Type == challenge.TKAuth01 {
 		req.Authority, err = s.authorityOf(ctx, t)
+	}
+	if c.Type == challenge.EmailReply00 {
+		err = s.replyOf(ctx, t, &req)
 	}
 	return req, err
 }

@@ -178,8 +178,8 @@ func (o *Order) parseCSR(der []byte) (*pki.CSR, error) {
 	if slices.ContainsFunc(o.Identifiers, pki.Identifier.Device) {
 		return pki.ParseDeviceCSR(der, maxCSR)
 	}
-	if slices.ContainsFunc(o.Identifiers, func(id pki.Identifier) bool { return id.Type == pki.TNAuthList }) {
-		return pki.ParseTelephonyCSR(der, maxCSR)
+	if slices.ContainsFunc(o.Identifiers, person) {
+		return pki.ParsePersonCSR(der, maxCSR)
 	}
 	return pki.ParseCSR(der, maxCSR)
 }

@@ -267,6 +267,9 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 	if o.DelegationID == "" {
 		fresh = s.attach(m, o, profile, valid)
 	}
+	if err := s.mayMail(fresh, m.now); err != nil {
+		return nil, err
+	}
 	if err := s.storeOrder(m, o, hash, fresh); err != nil {
 		return nil, err
 	}

@@ -109,7 +109,10 @@ func (s *Server) identifiers(m *message, asked []acme.Identifier, p *Profile) (i
 	if len(ids) > 1 {
 		ids = pki.SortIdentifiers(ids)
 	}
-	if len(ids) > 1 && slices.ContainsFunc(ids, func(id pki.Identifier) bool { return id.Type == pki.TNAuthList }) {
+	if slices.ContainsFunc(ids, func(id pki.Identifier) bool { return person(id) && id.Type != ids[0].Type }) || person(ids[0]) && ids[0].Type != ids[len(ids)-1].Type {
+		return nil, nil, fault.New(fault.Malformed, "mailboxes and telephone numbers share no certificate with other names; use several orders")
+	}
+	if len(ids) > 1 && ids[0].Type == pki.TNAuthList {
 		return nil, nil, fault.New(fault.Malformed, "a TNAuthList must be the only identifier of its order; a certificate has one such list, and no other names")
 	}
 	return ids, ancestors, nil

@@ -18,6 +18,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/keys"
+	"chancery/internal/limit"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
 	"chancery/internal/pki"
@@ -119,6 +120,9 @@ type Config struct {
 	// Server.RedeemNonce). Nil: nonces of other replicas are badNonce, which
 	// is right only when this is the one process.
 	RedeemForeign func(ctx context.Context, replica uint32, nonce string) (ok bool, err error)
+
+	// Mail sends the messages of email-reply-00; nil: the challenge is not offered.
+	Mail *Mail
 
 	// Limits are the rate limits; nil: DefaultLimits. Use &Limits{} for none.
 	Limits *Limits
@@ -245,6 +249,7 @@ type Server struct {
 	damper   damper
 	recent   *recentOrders
 	gate     *gate
+	mailed   *limit.Limiter // messages to one address
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc
@@ -271,6 +276,9 @@ func New(cfg Config) (*Server, error) {
 			Queue: cfg.Queue, Log: cfg.Log, Metrics: cfg.PoolMetrics}),
 		recent: newRecentOrders(cfg.RecentOrders), gate: newGate(cfg.MaxBusy),
 		validating: map[string]*validation{}, finalizing: map[string]chan struct{}{}}
+	if s.mailed, err = limit.New("mails-per-address", mails(), 0); err != nil {
+		return nil, err
+	}
 	for name, c := range cfg.CAs {
 		if s.cas[name], err = newAuthority(name, c, &s.cfg); err != nil {
 			return nil, err

@@ -29,3 +29,25 @@ CREATE TABLE acme_spent_token (
 	PRIMARY KEY (authority, token_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX acme_spent_token_expiry ON acme_spent_token (expires_at);
+
+-- Messages of email-reply-00 (RFC 8823), one for each authorization with such a
+-- challenge. part1 is the mailed part of the token, reply the digest in the
+-- answer to the message; answered is whether the client has said that it
+-- replied. due_at is NULL when there is nothing more to send.
+CREATE TABLE acme_mail (
+	authz_id    TEXT NOT NULL PRIMARY KEY,
+	address     TEXT NOT NULL,
+	part1       TEXT NOT NULL,
+	message_id  TEXT NOT NULL,
+	attempts    INTEGER NOT NULL,
+	error       TEXT,
+	reply       TEXT,
+	answered    INTEGER NOT NULL,
+	created_at  INTEGER NOT NULL,
+	due_at      INTEGER,
+	lease_until INTEGER NOT NULL,
+	lease_token TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX acme_mail_part1 ON acme_mail (part1);
+CREATE INDEX acme_mail_due ON acme_mail (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX acme_mail_created ON acme_mail (created_at);
