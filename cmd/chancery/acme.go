@@ -11,12 +11,13 @@ import (
 
 // newACME is `chancery acme`.
 func newACME(e env) *cobra.Command {
-	cmd := group("acme", "Look after ACME accounts, orders, binding keys and limits", "")
+	cmd := group("acme", "Look after ACME accounts, orders, delegations, binding keys and limits", "")
 	c := connect(e, cmd)
 	cmd.AddCommand(
 		group("accounts", "List, show and deactivate ACME accounts", "", accountsList(c), accountsShow(c), accountsDeactivate(c)),
 		group("orders", "List and show ACME orders", "", ordersList(c), ordersShow(c)),
 		group("authz", "Show ACME authorizations and how they were validated", "", authzShow(c)),
+		group("delegations", "Let accounts order for names of others (RFC 9115)", "", delegationsCreate(c), delegationsList(c), delegationsShow(c), delegationsEnd(c)),
 		group("eab", "Make, list and revoke external account binding keys", "", eabCreate(c), eabList(c), eabRevoke(c)),
 		group("limits", "Show rate limits, and give single accounts, domains or addresses their own", "", limitsList(c), limitsOverrides(c), limitsSet(c), limitsDrop(c)))
 	return cmd

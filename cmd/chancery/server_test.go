@@ -58,9 +58,10 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 }
 func (l *lockedBuffer) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
 
-// startDev runs `chancery dev` until the test ends, and returns a shell for its
-// data directory and everything that it prints.
-func startDev(t *testing.T) (*shell, *lockedBuffer) {
+// startDev runs `chancery dev` with more variables of the environment until the
+// test ends, and returns a shell for its data directory and everything that it
+// prints.
+func startDev(t *testing.T, environ ...string) (*shell, *lockedBuffer) {
 	t.Helper()
 	s, log := &shell{t, t.TempDir()}, &lockedBuffer{}
 	ctx, stop := context.WithCancel(context.Background())
@@ -68,7 +69,7 @@ func startDev(t *testing.T) (*shell, *lockedBuffer) {
 	ready := s.path("ready.json")
 	args := []string{"dev", "--data", s.path("data"), "--listen", testenv.FreeAddr(t), "--http-listen", testenv.FreeAddr(t), "--debug-listen", "", "--ready-file", ready}
 	go func() {
-		done <- run(ctx, args, env{stdout: log, stderr: log, environ: []string{"CHANCERY_LOG_LEVEL=debug"}})
+		done <- run(ctx, args, env{stdout: log, stderr: log, environ: append([]string{"CHANCERY_LOG_LEVEL=debug"}, environ...)})
 	}()
 	t.Cleanup(func() {
 		stop()

@@ -107,6 +107,19 @@ type OrderList struct {
 	Orders []string `json:"orders"`
 }
 
+// DelegationList is one page of an account's delegations (RFC 9115 section
+// 2.3.1.2).
+type DelegationList struct {
+	Delegations []string `json:"delegations"` // URLs
+}
+
+// Delegation is what an account may order in another's name (RFC 9115 section
+// 2.3.1.3).
+type Delegation struct {
+	CSRTemplate jsontext.Value    `json:"csr-template"`        // see ParseTemplate
+	CNAMEMap    map[string]string `json:"cname-map,omitempty"` // absolute names: what is delegated, and what it is an alias of
+}
+
 // Identifier is an identifier as a client asks for it. Replies hold
 // pki.Identifier.
 type Identifier struct {

@@ -43,7 +43,7 @@ var registered = map[fault.Code]bool{
 	fault.DNS: true, fault.ExternalAccountRequired: true, fault.IncorrectResponse: true,
 	fault.InvalidContact: true, fault.InvalidProfile: true, fault.Malformed: true, fault.OrderNotReady: true,
 	fault.RateLimited: true, fault.RejectedIdentifier: true, fault.ServerInternal: true, fault.TLS: true,
-	fault.Unauthorized: true, fault.UnsupportedContact: true, fault.UnsupportedIdentifier: true,
+	fault.Unauthorized: true, fault.UnknownDelegation: true, fault.UnsupportedContact: true, fault.UnsupportedIdentifier: true,
 	fault.UserActionRequired: true, fault.AutoRenewalCanceled: true, fault.AutoRenewalExpired: true,
 	fault.AutoRenewalCancellationInvalid: true, fault.AutoRenewalRevocationNotSupported: true,
 }

@@ -118,6 +118,10 @@ var accessTable = map[string]access{
 	"list-eab-keys":      admin,
 	"create-eab-key":     secretly,
 	"revoke-eab-key":     admin,
+	"list-delegations":   viewer,
+	"get-delegation":     viewer,
+	"create-delegation":  admin,
+	"end-delegation":     admin,
 
 	"list-managed":    viewer,
 	"get-managed":     viewer,

@@ -58,7 +58,7 @@ var allowed = map[token.Permission][]string{
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views",
 		"list-schedules", "get-schedule", "list-passes", "get-pass", "list-incidents", "get-incident", "list-findings", "get-checker",
 		"list-ct-logs", "get-ct-log", "list-ct-findings", "get-ct-finding", "list-sources", "get-source", "list-source-items",
-		"close-session", "list-approvals", "get-approval", "withdraw-approval", "list-agents", "get-agent", "list-assignments",
+		"close-session", "list-approvals", "get-approval", "withdraw-approval", "list-delegations", "get-delegation", "list-agents", "get-agent", "list-assignments",
 		"list-alerts", "list-alert-rules", "list-alert-kinds", "list-alert-silences", "list-alert-deliveries", "get-alert-delivery", "list-alert-channels"},
 	token.Audit: {"list-tokens", "list-agent-tokens"},
 	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account", "create-incident", "cancel-incident",

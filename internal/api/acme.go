@@ -35,6 +35,7 @@ type Order struct {
 	Names       []string   `json:"names" nullable:"false"`
 	Certificate string     `json:"certificate,omitempty" doc:"Id of the certificate that it became"`
 	Replaces    string     `json:"replaces,omitempty" doc:"ARI id of the certificate that it renews"`
+	Delegation  string     `json:"delegation,omitempty" doc:"Id of the delegation that it was made under"`
 	Error       string     `json:"error,omitempty" doc:"Why it is invalid"`
 	CreatedAt   time.Time  `json:"created_at"`
 	ExpiresAt   *time.Time `json:"expires_at,omitempty"`
@@ -159,7 +160,7 @@ func (s *Server) deactivateAccount(ctx context.Context, in *IDInput) (*bodyOf[Ac
 
 func viewOrder(o *server.Order) Order {
 	v := Order{ID: o.ID, CA: o.CA, Account: o.AccountID, State: string(o.StateAt(now())), Profile: o.Profile, Names: []string{},
-		Certificate: o.CertificateID, Replaces: o.Replaces, CreatedAt: o.CreatedAt, ExpiresAt: instant(o.ExpiresAt),
+		Certificate: o.CertificateID, Replaces: o.Replaces, Delegation: o.DelegationID, CreatedAt: o.CreatedAt, ExpiresAt: instant(o.ExpiresAt),
 		Authorizations: slices.Concat([]string{}, o.AuthzIDs)}
 	for _, id := range o.Identifiers {
 		v.Names = append(v.Names, id.Value)

@@ -176,6 +176,7 @@ func (s *Server) registerAll() {
 	s.profiles()
 	s.acme()
 	s.limits()
+	s.delegations()
 	s.managed()
 	s.queues()
 	s.tokenOperations()

@@ -258,6 +258,9 @@ func (a *App) Run(ctx context.Context) error {
 	if err := a.serveChallenges(serveCtx, servers); err != nil {
 		return err
 	}
+	if err := a.serveMail(serveCtx, servers); err != nil {
+		return err
+	}
 	if err := a.announce(listeners); err != nil {
 		return err
 	}
@@ -381,6 +384,9 @@ func (a *App) backgroundLoops() []loop.Every {
 		}),
 		every("acme.renew_star", 5*time.Second, func(ctx context.Context) (loop.Count, error) {
 			return a.acme.RenewStar(ctx, time.Now())
+		}),
+		every("acme.mail", time.Second, func(ctx context.Context) (loop.Count, error) {
+			return a.acme.SendMail(ctx, time.Now())
 		}),
 		woken(a.wake.limits, every("acme.limits", 10*time.Second, func(ctx context.Context) (loop.Count, error) {
 			return loop.Count{}, a.acme.ReloadOverrides(ctx, time.Now())

@@ -117,7 +117,7 @@ func profile(name string, p config.Profile) ca.Profile {
 			out.Identifiers = append(out.Identifiers, pki.IP)
 		case "wildcard":
 			out.Wildcard = true
-		case "permanent-identifier", "hardware-module":
+		case "permanent-identifier", "hardware-module", "TNAuthList", "email":
 			out.Identifiers = append(out.Identifiers, pki.IdentifierType(n))
 		}
 	}

@@ -34,6 +34,7 @@ func TestDirectoryFollowsTheConfiguration(t *testing.T) {
 	cfg.ACME.CAAIdentities = []string{"ca.test"}
 	ca, profile := cfg.CA["default"], cfg.Profile["default"]
 	ca.Subdomains, ca.StarMinLifetime, ca.StarMaxDuration, ca.StarAllowGet = true, time.Hour, 48*time.Hour, true
+	ca.Delegation = true
 	profile.Challenges = []config.Challenge{"http-01", "dns-01", "dns-account-01", "dns-persist-01"}
 	cfg.CA["default"], cfg.Profile["default"] = ca, profile
 	ctx, stop := context.WithCancel(context.Background())
@@ -73,7 +74,7 @@ func TestDirectoryFollowsTheConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m := d.Meta; !m.SubdomainAuthAllowed || m.AccountHashPrefix == "" || !cmp.Equal(m.IssuerDomainNames, []string{"ca.test"}) ||
-		m.AutoRenewal == nil || *m.AutoRenewal != (acme.AutoRenewalMeta{MinLifetime: 3600, MaxDuration: 172800, AllowCertificateGet: true}) {
+		!m.DelegationEnabled || !m.AllowCertificateGet || m.AutoRenewal == nil || *m.AutoRenewal != (acme.AutoRenewalMeta{MinLifetime: 3600, MaxDuration: 172800, AllowCertificateGet: true}) {
 		t.Errorf("%+v", m)
 	}
 	client.CloseIdleConnections()

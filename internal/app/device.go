@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"chancery/internal/acme/attest"
+	"chancery/internal/acme/tkauth"
 	"chancery/internal/config"
 	"chancery/internal/fault"
 )
@@ -27,11 +28,37 @@ func attestation(p config.Profile) (*attest.Policy, error) {
 	return out, nil
 }
 
+// tokens reads whose authority tokens count for a profile.
+func tokens(p config.Profile) (out *tkauth.Policy, err error) {
+	out = &tkauth.Policy{}
+	if p.TokenRoots != "" {
+		if out.Roots, err = readRoots(p.TokenRoots); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.TokenOrigins) == 0 {
+		return out, nil
+	}
+	var tls *x509.CertPool
+	if p.TokenOriginRoots != "" {
+		roots, err := readRoots(p.TokenOriginRoots)
+		if err != nil {
+			return nil, err
+		}
+		tls = x509.NewCertPool()
+		for _, r := range roots {
+			tls.AddCert(r)
+		}
+	}
+	out.Fetcher, err = tkauth.NewFetcher(p.TokenOrigins, tls)
+	return out, err
+}
+
 // readRoots reads a file of one certificate or more in PEM.
 func readRoots(path string) (roots []*x509.Certificate, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fault.Wrap(err, fault.Invalid, "the roots of attestations in %s cannot be read", path)
+		return nil, fault.Wrap(err, fault.Invalid, "the roots in %s cannot be read", path)
 	}
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		cert, err := x509.ParseCertificate(block.Bytes)

@@ -10,6 +10,7 @@ import (
 
 	"chancery/internal/acme/attest"
 	"chancery/internal/acme/attest/attesttest"
+	"chancery/internal/acme/tkauth/tkauthtest"
 	"chancery/internal/config"
 	"chancery/internal/fault"
 	"chancery/internal/pki"
@@ -51,6 +52,40 @@ func TestAttestationFollowsTheConfiguration(t *testing.T) {
 	}
 	p.Names = []config.NameKind{"permanent-identifier", "hardware-module"}
 	if got := profile("x", p).Identifiers; !slices.Equal(got, []pki.IdentifierType{pki.PermanentIdentifier, pki.HardwareModule}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// token_roots and token_origins say whose authority tokens count.
+func TestTokensFollowTheConfiguration(t *testing.T) {
+	authority := tkauthtest.New(t)
+	path := filepath.Join(t.TempDir(), "roots.pem")
+	if err := os.WriteFile(path, authority.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := config.DefaultProfile()
+	root := sha256.Sum256(authority.Root.Raw)
+	if policy, err := tokens(p); err != nil || policy.Trusts(root[:]) || policy.Fetcher != nil {
+		t.Errorf("%+v, %v", policy, err)
+	}
+	p.TokenRoots = path
+	if policy, err := tokens(p); err != nil || !policy.Trusts(root[:]) || policy.Fetcher != nil {
+		t.Errorf("%+v, %v", policy, err)
+	}
+	p.TokenOrigins, p.TokenOriginRoots = []string{"https://authority.test"}, path
+	if policy, err := tokens(p); err != nil || policy.Fetcher == nil {
+		t.Errorf("%+v, %v", policy, err)
+	}
+	for _, change := range []func(*config.Profile){func(p *config.Profile) { p.TokenRoots = "/nowhere" },
+		func(p *config.Profile) { p.TokenOriginRoots = "/nowhere" }, func(p *config.Profile) { p.TokenOrigins = []string{"http://authority.test"} }} {
+		bad := p
+		change(&bad)
+		if _, err := tokens(bad); !fault.Is(err, fault.Invalid) {
+			t.Error(err)
+		}
+	}
+	p.Names = []config.NameKind{"TNAuthList"}
+	if got := profile("x", p).Identifiers; !slices.Equal(got, []pki.IdentifierType{pki.TNAuthList}) {
 		t.Errorf("%v", got)
 	}
 }

@@ -79,7 +79,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		TLSALPN01Port: uint16(v.TLSALPN01Port), Timeout: v.Timeout, StepTimeout: v.ConnectTimeout,
 		UserAgent: "chancery/" + a.opts.Build.Version}
 	validators, err := challenge.NewRegistry(challenge.NewHTTP01(common), challenge.NewDNS01(common), challenge.NewTLSALPN01(common),
-		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common), challenge.NewDeviceAttest01(common))
+		challenge.NewDNSAccount01(common), challenge.NewDNSPersist01(common), challenge.NewDeviceAttest01(common), challenge.NewTKAuth01(common), challenge.NewEmailReply00(common))
 	if err != nil {
 		return err
 	}
@@ -91,6 +91,10 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 		return err
 	}
 	cas, err := a.directories(registered)
+	if err != nil {
+		return err
+	}
+	mail, err := openMail(a.cfg.Mail)
 	if err != nil {
 		return err
 	}
@@ -108,6 +112,7 @@ func (a *App) openACME(registered map[string]*ca.Profile) (err error) {
 			}
 			loop.Nudge(a.wake.sequence)
 		},
+		Mail:    mail,
 		Metrics: a.metrics, PoolMetrics: a.loops, Log: a.log,
 	})
 	return err
@@ -142,9 +147,9 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 		}
 		d := server.CA{DefaultProfile: c.DefaultProfile, CAA: checker, CAAIdentities: identities, EABRequired: a.cfg.ACME.EABRequired,
 			TermsOfService: a.cfg.ACME.TermsOfService, Website: a.cfg.ACME.Website, Trust: ca.Trust(c.Trust), Subdomains: c.Subdomains,
-			MinPerspectives: c.MinPerspectives,
-			AutoRenewal:     server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
-			JustInTime:      server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
+			MinPerspectives: c.MinPerspectives, CertificateGet: c.AllowCertificateGet, Delegation: c.Delegation, TokenAuthority: c.TokenAuthority,
+			AutoRenewal: server.AutoRenewal{MinLifetime: c.StarMinLifetime, MaxDuration: c.StarMaxDuration, AllowGet: c.StarAllowGet},
+			JustInTime:  server.JustInTime(a.cfg.ACME.DNSPersistJustInTime), PersistAccountURL: a.cfg.ACME.DNSPersistAccountURL}
 		if d.Names, err = namePolicy(c.AllowNames, c.DenyNames, c.NamesShadow); err != nil {
 			return nil, err
 		}
@@ -158,7 +163,11 @@ func (a *App) directories(registered map[string]*ca.Profile) (map[string]server.
 			if err != nil {
 				return nil, err
 			}
-			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[name], Challenges: challengeTypes(p), Names: names, Attestation: attestation})
+			tokens, err := tokens(p)
+			if err != nil {
+				return nil, err
+			}
+			d.Profiles = append(d.Profiles, server.Profile{Profile: registered[name], Challenges: challengeTypes(p), Names: names, Attestation: attestation, Tokens: tokens})
 		}
 		out[name] = d
 	}

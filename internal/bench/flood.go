@@ -106,6 +106,10 @@ func (f *Flood) exhaust(ctx context.Context) error {
 	return nil
 }
 
+// floodLead is how long the flood goes on before others are measured next to
+// it: what is measured is the flood, not that all its clients begin at once.
+const floodLead = time.Second
+
 // run floods until the returned function is called. It lets every request come
 // to its end, so that connections are kept for the next round.
 func (f *Flood) run(ctx context.Context) (stop func()) {
@@ -246,6 +250,10 @@ func (d *Driver) RunFlood(ctx context.Context, b *Issue, f *Flood) ([]Point, err
 			stop := func() {}
 			if t == flooded {
 				stop = f.run(ctx)
+				if err := sleep(ctx, floodLead); err != nil {
+					stop()
+					return nil, err
+				}
 			}
 			r := newRound(&w, d, clients, t)
 			r.progress = Progress{Clients: clients, Round: n + 1, Rounds: d.Plan.Rounds, Point: i + 1, Points: 2}
@@ -276,8 +284,8 @@ func FloodText(points []Point) string {
 		return ""
 	}
 	s := points[1].Flood
-	return fmt.Sprintf("others next to the flood: %.2f of their rate alone, %.2f of their p50\nflood of %d clients of one account: %.0f requests/s; %d refused by a well-formed 429, %d malformed, %d taken, %d other; renewals: %d passed, %d failed\n",
-		ratio(points[1].PerSecond.Median, points[0].PerSecond.Median), ratio(points[1].Latency.P50, points[0].Latency.P50),
+	return fmt.Sprintf("others next to the flood: %.2f of their rate alone, %.2f of their p50, %.2f of their p95\nflood of %d clients of one account: %.0f requests/s; %d refused by a well-formed 429, %d malformed, %d taken, %d other; renewals: %d passed, %d failed\n",
+		ratio(points[1].PerSecond.Median, points[0].PerSecond.Median), ratio(points[1].Latency.P50, points[0].Latency.P50), ratio(points[1].Latency.P95, points[0].Latency.P95),
 		s.Clients, s.PerSecond, s.Refused, s.Malformed, s.Taken, s.Other, s.Renewals, s.RenewalsFailed)
 }
 

@@ -104,16 +104,17 @@ func Get(ctx context.Context, q db.Q, id string) (Certificate, error) {
 // Delivery is what it takes to hand a certificate to its subscriber.
 type Delivery struct {
 	AuthorityID, CA, AccountID string
+	OrderID                    string // "" unless ordered through ACME
 	State                      State
 	DER                        []byte
 }
 
-var qDelivery = db.SQL("ca.get_delivery", `SELECT authority_id, ca, account_id, state, der FROM certificate WHERE id = $1`)
+var qDelivery = db.SQL("ca.get_delivery", `SELECT authority_id, ca, account_id, order_id, state, der FROM certificate WHERE id = $1`)
 
 // Deliver returns the certificate with id for delivery, or a notFound fault.
 func Deliver(ctx context.Context, q db.Q, id string) (d Delivery, err error) {
 	err = q.One(ctx, qDelivery, func(r *db.Row) {
-		d = Delivery{r.Text(), r.Text(), r.Text(), State(r.Text()), r.Bytes()}
+		d = Delivery{r.Text(), r.Text(), r.Text(), r.Text(), State(r.Text()), r.Bytes()}
 	}, id)
 	if errors.Is(err, db.ErrNotFound) {
 		return d, fault.New(fault.NotFound, "no such certificate")

@@ -193,15 +193,18 @@ func (j *judgement) profile(p *Profile) {
 // names holds the names in the certificate against its row and its profile.
 func (j *judgement) names(p *Profile) {
 	want := slices.Sorted(slices.Values(j.c.Names))
-	if got := pki.MetadataOf(j.cert).Names; !slices.Equal(got, slices.Compact(want)) {
+	got, err := pki.CertifiedNames(j.cert)
+	if err != nil || !slices.Equal(got, slices.Compact(want)) {
 		j.bad("profile", "it certifies %v, its row says %v", got, want)
 	}
+	var ids []pki.Identifier
 	for i := range j.c.Evidence {
 		if err := p.Permits(j.c.Evidence[i].Name); err != nil {
 			j.bad("profile", "%v", err)
 		}
+		ids = append(ids, j.c.Evidence[i].Name)
 	}
-	if cn := j.cert.Subject.CommonName; cn != "" && !slices.Contains(j.c.Names, cn) {
+	if cn := j.cert.Subject.CommonName; cn != "" && !slices.Contains(j.c.Names, cn) && cn != pki.TelephonySubject(ids) {
 		j.bad("profile", "its common name %q is none of its names", cn)
 	}
 }

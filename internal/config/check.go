@@ -20,6 +20,7 @@ func (c *Config) Check() []error {
 	k.keys()
 	k.acme()
 	k.validation()
+	k.mail()
 	k.perspectives()
 	k.status()
 	k.bus()
@@ -146,7 +147,8 @@ func (k *checker) profile(key string, p Profile) {
 	k.must(p.Backdate < p.Period, key+".backdate", "is not shorter than period; every certificate would be expired")
 	k.must(len(p.KeyTypes) > 0, key+".key_types", "names no key type; nothing could be issued")
 	k.must(len(p.KeyUsages) > 0, key+".key_usages", "is empty; a certificate without key usages can be used for nothing")
-	k.must(len(p.ExtKeyUsages) > 0, key+".ext_key_usages", "is empty; a certificate without one can be used for everything")
+	phones := slices.Equal(p.Names, []NameKind{"TNAuthList"})
+	k.must(len(p.ExtKeyUsages) > 0 || phones, key+".ext_key_usages", "is empty; a certificate without one can be used for everything")
 	k.must(len(p.Names) > 0, key+".names", "is empty; nothing could be issued")
 	k.must(len(p.Challenges) > 0, key+".challenges", "is empty; nobody could prove control of a name")
 	k.names(key, map[string][]string{"allow_names": p.AllowNames, "deny_names": p.DenyNames})
@@ -157,6 +159,11 @@ func (k *checker) profile(key string, p Profile) {
 	attests := slices.Contains(p.Challenges, "device-attest-01")
 	k.must(!attests || p.AttestAppleRoots+p.AttestTPMRoots+p.AttestAndroidRoots+p.AttestStepRoots != "", key+".challenges",
 		"offers device-attest-01; set attest_apple_roots, attest_tpm_roots, attest_android_roots or attest_step_roots")
+	k.must(!phones || p.Lint == "rfc5280", key+".lint", "must be rfc5280 for names that are no hosts")
+	tokens := slices.Contains(p.Challenges, "tkauth-01")
+	k.must(!tokens || p.TokenRoots != "", key+".challenges", "offers tkauth-01; set token_roots")
+	k.must(tokens || !slices.Contains(p.Names, "TNAuthList"), key+".names", "TNAuthList can be proved by tkauth-01 alone, which challenges lacks")
+	k.must(slices.Contains(p.Challenges, "email-reply-00") || !slices.Contains(p.Names, "email"), key+".names", "email can be proved by email-reply-00 alone, which challenges lacks")
 	for _, n := range p.Names {
 		k.must(!n.device() || attests, key+".names", "%s can be proved by device-attest-01 alone, which challenges lacks", n)
 	}

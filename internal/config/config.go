@@ -28,6 +28,9 @@ type Config struct {
 	// How the control of an identifier is checked.
 	Validation Validation `toml:"validation"`
 
+	// How mailboxes are validated, by messages and replies.
+	Mail Mail `toml:"mail"`
+
 	// One table per remote network perspective, which confirms what this server
 	// sees of an identifier (see docs/perspectives.md). Without any such table
 	// nobody is asked.

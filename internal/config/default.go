@@ -40,6 +40,7 @@ func Default() *Config {
 			DNSPersistJustInTime:  "known",
 			DNSPersistAccountURL:  true,
 		},
+		Mail: Mail{TLS: "starttls", Protocol: "lmtp"},
 		Validation: Validation{
 			HTTP01Port:     80,
 			TLSALPN01Port:  443,

@@ -23,6 +23,7 @@ import (
 //go:embed dns.go
 //go:embed find.go
 //go:embed keys.go
+//go:embed mail.go
 //go:embed perspective.go
 //go:embed plugin.go
 //go:embed profile.go

@@ -54,6 +54,19 @@ type CA struct {
 	// Whether such an order may let anybody fetch its certificate with GET.
 	StarAllowGet bool `toml:"star_allow_get"`
 
+	// Whether an order may let anybody fetch its certificate with GET (RFC 9115
+	// section 2.3.5).
+	AllowCertificateGet bool `toml:"allow_certificate_get"`
+
+	// Whether accounts may order certificates under delegations (RFC 9115),
+	// which "chancery acme delegations create" makes. It implies
+	// allow_certificate_get, and star_allow_get.
+	Delegation bool `toml:"delegation"`
+
+	// Where clients may get authority tokens (RFC 9447), shown with challenges
+	// of tkauth-01. Empty: they know.
+	TokenAuthority string `toml:"token_authority"`
+
 	// Fewest remote perspectives that must have been asked, and have made a
 	// quorum, for each name. It is judged at each issuance; trust =
 	// "public-webpki" may want more. 0: as many as there are.
@@ -98,12 +111,16 @@ type Profile struct {
 	KeyUsages []KeyUsage `toml:"key_usages"`
 
 	// Extended key usages: server-auth, client-auth, email-protection,
-	// code-signing. Never taken from a request.
+	// code-signing. Never taken from a request. They may be left out where names
+	// is TNAuthList alone.
 	ExtKeyUsages []ExtKeyUsage `toml:"ext_key_usages"`
 
 	// Kinds of names a certificate may hold: dns, wildcard, ip; and, with
 	// device-attest-01, permanent-identifier (a device's serial number) and
-	// hardware-module.
+	// hardware-module; and, with tkauth-01, TNAuthList (telephone numbers and
+	// service provider codes, RFC 9448); and, with
+	// email-reply-00, email (mailboxes, for S/MIME). The last two go with no
+	// other kind of name in one order.
 	Names []NameKind `toml:"names"`
 
 	// DNS suffixes that every name must be equal to or end in, such as
@@ -172,6 +189,18 @@ type Profile struct {
 
 	// The same for the format of step-ca's clients, such as YubiKeys.
 	AttestStepRoots string `toml:"attest_step_roots"`
+
+	// Certificates (PEM) that authority tokens must chain to, for tkauth-01 (RFC
+	// 9447).
+	TokenRoots string `toml:"token_roots"`
+
+	// Origins that the certificate of an authority token may be fetched from,
+	// such as https://authority.example. Empty: tokens must bring it (x5c).
+	TokenOrigins []string `toml:"token_origins"`
+
+	// Certificates (PEM) that the TLS certificates of token_origins must chain
+	// to. Empty: those that the system trusts.
+	TokenOriginRoots string `toml:"token_origin_roots"`
 }
 
 // KeyUsage is a key usage bit (RFC 5280 section 4.2.1.3).
@@ -193,7 +222,7 @@ type NameKind string
 
 // Choices returns the values a name kind may have.
 func (NameKind) Choices() []string {
-	return []string{"dns", "wildcard", "ip", "permanent-identifier", "hardware-module"}
+	return []string{"dns", "wildcard", "ip", "permanent-identifier", "hardware-module", "TNAuthList", "email"}
 }
 
 // device reports whether n is about devices.
@@ -216,7 +245,7 @@ type Challenge string
 
 // Choices returns the values a challenge may have.
 func (Challenge) Choices() []string {
-	return []string{"http-01", "dns-01", "tls-alpn-01", "device-attest-01", "dns-account-01", "dns-persist-01"}
+	return []string{"http-01", "dns-01", "tls-alpn-01", "device-attest-01", "tkauth-01", "email-reply-00", "dns-account-01", "dns-persist-01"}
 }
 
 // late reports whether a challenge type must follow those that every client

@@ -47,6 +47,7 @@ const (
 	ServerInternal          Code = "serverInternal"
 	TLS                     Code = "tls"
 	Unauthorized            Code = "unauthorized"
+	UnknownDelegation       Code = "unknownDelegation" // RFC 9115
 	UnsupportedContact      Code = "unsupportedContact"
 	UnsupportedIdentifier   Code = "unsupportedIdentifier"
 	UserActionRequired      Code = "userActionRequired"
@@ -86,6 +87,7 @@ var status = map[Code]int{
 	TooLarge:            http.StatusRequestEntityTooLarge,
 	Unauthorized:        http.StatusForbidden,
 	Unavailable:         http.StatusServiceUnavailable,
+	UnknownDelegation:   http.StatusForbidden,
 	UserActionRequired:  http.StatusForbidden,
 	RejectedIdentifier:  http.StatusBadRequest,
 	AccountDoesNotExist: http.StatusBadRequest,

@@ -31,6 +31,7 @@ var levels = []level{
 	{"internal/keys", 1, nil},
 	{"internal/dns", 1, nil},
 	{"internal/httpd", 1, nil},
+	{"internal/mailer", 1, nil},
 
 	{"internal/job", 2, []string{"internal/audit"}},
 	{"internal/audit", 2, nil},
@@ -42,7 +43,7 @@ var levels = []level{
 	{"internal/inventory", 2, []string{"internal/audit"}},
 	{"internal/inventory/follow", 2, []string{"internal/audit", "internal/ca"}},
 	{"internal/acme", 2, nil},
-	{"internal/acme/challenge", 2, []string{"internal/acme/attest"}},
+	{"internal/acme/challenge", 2, []string{"internal/acme/attest", "internal/acme/tkauth"}},
 	{"internal/acme/perspective", 2, []string{"internal/acme/challenge"}},
 	{"internal/acme/client", 2, []string{"internal/acme/challenge", "internal/issuer"}},
 	{"internal/acme/solver", 2, []string{"internal/acme/challenge", "internal/issuer"}},

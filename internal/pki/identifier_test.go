@@ -50,7 +50,7 @@ func TestParseIdentifierRefuses(t *testing.T) {
 		code  fault.Code
 		text  string // part of what the user reads
 	}{
-		{"email", "a@example.com", fault.UnsupportedIdentifier, "not supported"},
+		{"uri", "https://example.com", fault.UnsupportedIdentifier, "not supported"},
 		{"", "example.com", fault.UnsupportedIdentifier, "not supported"},
 		{DNS, "", fault.Malformed, "empty"},
 		{DNS, ".", fault.Malformed, "dot at the end"},

@@ -2,6 +2,8 @@ package pki
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
 	"slices"
 	"strings"
 	"time"
@@ -67,6 +69,35 @@ func namesOf(cert *x509.Certificate) []string {
 	slices.Sort(names)
 	return slices.Compact(names)
 }
+
+// CertifiedNames returns the values of all identifiers that a certificate of
+// ours holds, sorted, as its order names them: hosts as in Metadata.Names,
+// devices, mailboxes and telephone number lists.
+func CertifiedNames(cert *x509.Certificate) ([]string, error) {
+	names := append(namesOf(cert), cert.EmailAddresses...)
+	for _, x := range cert.Extensions {
+		switch {
+		case x.Id.Equal(extSAN):
+			devices, err := DeviceNames(x.Value)
+			if err != nil {
+				return nil, err
+			}
+			for _, id := range devices {
+				names = append(names, id.Value)
+			}
+		case x.Id.Equal(extTNAuthList):
+			names = append(names, base64.RawURLEncoding.EncodeToString(x.Value))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Extensions that hold identifiers.
+var (
+	extSAN        = asn1.ObjectIdentifier{2, 5, 29, 17}
+	extTNAuthList = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 26}
+)
 
 // legacyName returns the common name when it is an address or a sound DNS name
 // of two labels or more; a single label is as likely a person or a product.

@@ -78,7 +78,7 @@ func TestKeyTypeWords(t *testing.T) {
 			t.Errorf("%s: post-quantum is %v", kt, kt.PostQuantum())
 		}
 	}
-	if KeyType("p521").Valid() || !DNS.Valid() || IdentifierType("email").Valid() {
+	if KeyType("p521").Valid() || !DNS.Valid() || IdentifierType("uri").Valid() {
 		t.Error("Valid is wrong")
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)

@@ -220,6 +220,9 @@ func (e *Encoder) extensions(leaf *Leaf, subjectEmpty bool) ([]byte, error) {
 	if b, err = appendSAN(b, leaf.Identifiers, subjectEmpty); err != nil {
 		return nil, err
 	}
+	if b, err = appendTNAuthList(b, leaf.Identifiers); err != nil {
+		return nil, err
+	}
 	b = append(b, e.policies...)
 	if leaf.CRLShardURL != "" {
 		b = append(b, crlPointsExtension([]string{leaf.CRLShardURL})...)
@@ -253,6 +256,9 @@ func (e *Encoder) subject(leaf *Leaf) ([]byte, error) {
 	}
 	if cn == "" && e.spec.CommonName == CNFirst {
 		cn = firstCommonName(leaf.Identifiers)
+	}
+	if phones := TelephonySubject(leaf.Identifiers); phones != "" {
+		cn = phones
 	}
 	return commonNameSubject(cn), nil
 }

@@ -279,7 +279,7 @@ func TestTBSRefuses(t *testing.T) {
 		"non-ASCII name":    func(l *Leaf) { l.Identifiers = []Identifier{{DNS, "ü.example"}} },
 		"empty name":        func(l *Leaf) { l.Identifiers = []Identifier{{DNS, ""}} },
 		"not an address":    func(l *Leaf) { l.Identifiers = []Identifier{{IP, "a.example"}} },
-		"unknown name type": func(l *Leaf) { l.Identifiers = []Identifier{{"email", "a@example"}} },
+		"unknown name type": func(l *Leaf) { l.Identifiers = []Identifier{{"uri", "a@example"}} },
 		"long common name":  func(l *Leaf) { l.CommonName = strings.Repeat("a", 65) },
 		"broken subject":    func(l *Leaf) { l.Subject = []byte("x") },
 		"broken extension":  func(l *Leaf) { l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{9}}} },

@@ -107,26 +107,33 @@ func (c Clearance) MarshalJSON() ([]byte, error) { return json.Marshal(c.c) }
 // Check looks the CAA records of id up and decides. A refusal is a *fault.Error
 // of code caa that names the domain and records that refuse; a failed lookup
 // is one of code dns, for it never permits. Addresses have no CAA records
-// (RFC 8738 section 7), and devices have none either.
+// (RFC 8738 section 7), and neither have devices and telephone numbers.
 func (k *CAAChecker) Check(ctx context.Context, id pki.Identifier, method Type, accountURL string) (Clearance, error) {
 	out := &clearance{Identifier: id, Method: method, AccountURL: accountURL, At: k.cfg.Now().UTC()}
 	switch id.Type {
-	case pki.IP, pki.PermanentIdentifier, pki.HardwareModule:
+	case pki.IP, pki.PermanentIdentifier, pki.HardwareModule, pki.TNAuthList:
 		return Clearance{out}, nil
-	case pki.DNS:
+	case pki.DNS, pki.Email:
 	default:
 		return Clearance{}, fault.New(fault.UnsupportedIdentifier, "CAA is not defined for identifier type %s", quote(string(id.Type)))
 	}
 	ctx, cancel := context.WithTimeout(ctx, k.cfg.Timeout)
 	defer cancel()
 	base, wild := split(id)
+	domain, property := base.Value, "issue"
+	switch {
+	case id.Type == pki.Email: // RFC 9495
+		domain, property = id.Domain(), "issuemail"
+	case wild:
+		property = "issuewild"
+	}
 	session := k.cfg.Resolver.Session(dns.Limits{MaxAge: caaMaxAge, Queries: caaQueries})
-	found, err := session.CAA(ctx, base.Value)
+	found, err := session.CAA(ctx, domain)
 	if err != nil {
 		return Clearance{}, dnsFault(err, "CAA")
 	}
 	out.Found, out.Records = found.Name, lines(found.Records)
-	if why := refusal(found.Records, k.cfg.Domains, wild, method, accountURL); why != "" {
+	if why := refusal(found.Records, k.cfg.Domains, property, method, accountURL); why != "" {
 		return Clearance{}, fault.New(fault.CAA, "the CAA records at %s do not let this CA issue for %s: %s; they are %s",
 			found.Name, id.Value, why, brief(out.Records))
 	}
@@ -151,17 +158,20 @@ func brief(records []string) string {
 	return strings.Join(records, ", ")
 }
 
-// refusal decides RFC 8659 section 4 and returns why issuance is refused, or "".
-func refusal(set []dns.CAARecord, domains []string, wildcard bool, method Type, accountURL string) string {
-	var issue, issuewild []string
+// refusal decides by a property (RFC 8659 section 4, RFC 9495 section 3) and
+// returns why issuance is refused, or "".
+func refusal(set []dns.CAARecord, domains []string, property string, method Type, accountURL string) string {
+	var issue, issuewild, issuemail []string
 	for _, r := range set {
 		switch strings.ToLower(r.Tag) {
 		case "issue":
 			issue = append(issue, r.Value)
 		case "issuewild":
 			issuewild = append(issuewild, r.Value)
-		case "iodef", "issuemail", "contactemail", "contactphone":
-			// Understood, and without meaning for a server's certificate.
+		case "issuemail":
+			issuemail = append(issuemail, r.Value)
+		case "iodef", "contactemail", "contactphone":
+			// Understood, and without meaning for a certificate.
 		default:
 			if r.Critical() {
 				return "a critical property is unknown to this CA"
@@ -169,8 +179,11 @@ func refusal(set []dns.CAARecord, domains []string, wildcard bool, method Type, 
 		}
 	}
 	relevant, tag := issue, "issue"
-	if wildcard && len(issuewild) > 0 { // section 4.3: it takes precedence, even to refuse
-		relevant, tag = issuewild, "issuewild"
+	switch {
+	case property == "issuemail":
+		relevant, tag = issuemail, property
+	case property == "issuewild" && len(issuewild) > 0: // section 4.3: it takes precedence, even to refuse
+		relevant, tag = issuewild, property
 	}
 	if len(relevant) == 0 {
 		return ""

@@ -250,7 +250,7 @@ func TestCAAForAddresses(t *testing.T) {
 	if n := len(w.dns.Queries()); n != 0 {
 		t.Errorf("%d queries", n)
 	}
-	if _, err := k.Check(t.Context(), pki.Identifier{Type: "email", Value: "a@b.test"}, challenge.DNS01, account); !fault.Is(err, fault.UnsupportedIdentifier) {
+	if _, err := k.Check(t.Context(), pki.Identifier{Type: "uri", Value: "a@b.test"}, challenge.DNS01, account); !fault.Is(err, fault.UnsupportedIdentifier) {
 		t.Errorf("unknown type: %v", err)
 	}
 }

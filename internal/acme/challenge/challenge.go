@@ -36,6 +36,10 @@ const (
 	DNSPersist01 Type = "dns-persist-01" // draft-ietf-acme-dns-persist-02
 
 	DeviceAttest01 Type = "device-attest-01" // draft-ietf-acme-device-attest-10
+
+	TKAuth01 Type = "tkauth-01" // RFC 9447
+
+	EmailReply00 Type = "email-reply-00" // RFC 8823
 )
 
 // Late reports whether t must follow, in an authorization, the methods that
@@ -55,6 +59,9 @@ type Request struct {
 	Subdomains       bool           // the proof is to cover what is below the name too; Type.Zone only
 	Persist          *Persist       // dns-persist-01 only, in place of the two above
 	Device           *Device        // device-attest-01 only
+
+	Authority *AuthorityToken // tkauth-01 only
+	Reply     *MailReply      // email-reply-00 only
 }
 
 // Validator checks one validation method.
@@ -117,6 +124,7 @@ type proof struct {
 
 	Corroboration *Corroboration `json:"corroboration,omitempty"` // nil: no remote perspective was asked
 	Device        *Attested      `json:"device,omitempty"`        // nil unless Method is device-attest-01
+	Token         *Vouched       `json:"token,omitempty"`         // nil unless Method is tkauth-01
 }
 
 // Valid reports whether p proves anything.

@@ -80,7 +80,7 @@ func FuzzParseIssue(f *testing.F) {
 			t.Errorf("%q names %q", s, v.domain)
 		}
 		set := []dns.CAARecord{{Tag: "issue", Value: s}}
-		if refusal(set, []string{"ca.test"}, false, HTTP01, "x") == "" && !strings.HasPrefix(strings.Trim(strings.ToLower(s), wsp), "ca.test") {
+		if refusal(set, []string{"ca.test"}, "issue", HTTP01, "x") == "" && !strings.HasPrefix(strings.Trim(strings.ToLower(s), wsp), "ca.test") {
 			t.Errorf("%q permits", s)
 		}
 	})

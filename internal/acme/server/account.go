@@ -89,6 +89,9 @@ func (a *account) reply(m *message, status int) (*httpd.Reply, error) {
 	url := m.ca.accountURL(a.ID)
 	m.SetHeader("Location", url)
 	o := acme.Account{Status: a.State, Contact: a.Contact, TermsOfServiceAgreed: !a.ToSAgreedAt.IsZero(), Orders: url + "/orders"}
+	if m.ca.Delegation {
+		o.Delegations = url + "/delegations"
+	}
 	if a.eab != "" {
 		o.ExternalAccountBinding = []byte(a.eab)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json/v2"
@@ -36,6 +37,8 @@ type Authorization struct {
 	Validated  time.Time
 	ExpiresAt  time.Time
 	CreatedAt  time.Time
+
+	part1, mailDomain string // of a new one with email-reply-00: what is mailed, and from where
 
 	record *perspective.Record // what remote perspectives said, of one proved when it was made
 }
@@ -107,6 +110,9 @@ func newAuthorization(m *message, id pki.Identifier, types []challenge.Type, exp
 		if t != challenge.DNSPersist01 { // its record is about the account, not about one challenge
 			z.Challenges[i].Token = newToken()
 		}
+		if t == challenge.EmailReply00 {
+			z.part1, z.mailDomain = newPart1(), domainOf(m.ca.mailbox)
+		}
 	}
 	return z
 }
@@ -123,6 +129,7 @@ func (z *Authorization) insert(tx *db.Tx, challenges string) {
 	identifier := z.Identifier.Base().String()
 	tx.Queue(qInsertAuthz, nil, &z.ID, &z.AccountID, &z.CA, null(z.OrderID), &identifier, z.Identifier.Wildcard(),
 		(*string)(&z.State), &challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
+	z.announce(tx)
 }
 
 // StateAt returns the state at an instant: what was not used before it expired
@@ -138,15 +145,15 @@ func (z *Authorization) StateAt(now time.Time) acme.AuthorizationStatus {
 // a new order, so that the order does not expire at once.
 const reuseMargin = 10 * time.Minute
 
-// reusable returns the valid authorizations of the signer for ids, and for
+// reusable returns the valid authorizations of an account for ids, and for
 // domains above them if those count here, that were proved by a method that
 // the profile allows and that count beyond need.
-func (s *Server) reusable(m *message, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
+func (s *Server) reusable(ctx context.Context, a *authority, account string, ids []pki.Identifier, p *Profile, need time.Time) (held, error) {
 	var have held
-	err := s.db.Read().All(m.ctx, qReusable, func(r *db.Row) error {
-		have.add(m.ca, p, scanReusable(r))
+	err := s.db.Read().All(ctx, qReusable, func(r *db.Row) error {
+		have.add(a, p, scanReusable(r))
 		return nil
-	}, m.acct.ID, m.ca.authorizedBy(ids), need)
+	}, account, a.authorizedBy(ids), need)
 	return have, wrap("find valid authorizations", err)
 }
 
@@ -230,6 +237,12 @@ func (c *Challenge) object(a *authority, z *Authorization, running challenge.Typ
 	if c.Type == challenge.DNSPersist01 {
 		a.present(&o, z.AccountID)
 	}
+	if c.Type == challenge.TKAuth01 {
+		a.presentToken(&o)
+	}
+	if c.Type == challenge.EmailReply00 {
+		o.From = a.mailbox
+	}
 	return o
 }
 
@@ -308,7 +321,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 	if id.Wildcard() {
 		return nil, fault.New(fault.Malformed, "a wildcard cannot be authorized in advance (RFC 8555 section 7.4.1); order it")
 	}
-	have, err := s.reusable(m, []pki.Identifier{id}, profile, m.now.Add(reuseMargin))
+	have, err := s.reusable(m.ctx, m.ca, m.acct.ID, []pki.Identifier{id}, profile, m.now.Add(reuseMargin))
 	if err != nil {
 		return nil, err
 	}
@@ -330,6 +343,9 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 		return nil, err
 	}
 	fresh := []Authorization{s.fresh(m, profile, id, below, m.now.Add(s.cfg.PendingLifetime))}
+	if err := s.mayMail(fresh, m.now); err != nil {
+		return nil, err
+	}
 	s.justInTime(m, fresh, m.now.Add(reuseMargin))
 	return s.storeAuthz(m, fresh[0])
 }

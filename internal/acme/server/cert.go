@@ -36,24 +36,54 @@ func (s *Server) getCertificate(m *message) (*httpd.Reply, error) {
 	if err := m.mine("certificate", c.AccountID, c.CA); err != nil {
 		return nil, err
 	}
+	return s.chain(m.Request, m.ca, id, &c)
+}
+
+// getOpenCertificate answers GET of a certificate, which its order may allow to
+// everybody (RFC 9115 section 2.3.5). All others answer alike, whether they are
+// there or not.
+func (s *Server) getOpenCertificate(r *httpd.Request, a *authority) (*httpd.Reply, error) {
+	id := r.PathValue("id")
+	if !a.CertificateGet || !db.ValidID(id) {
+		return unsigned(r, a)
+	}
+	c, err := ca.Deliver(r.Context(), s.db.Read(), id)
+	if fault.Is(err, fault.NotFound) || err == nil && (c.CA != a.name || !db.ValidID(c.OrderID)) {
+		return unsigned(r, a)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o, err := GetOrder(r.Context(), s.db.Read(), c.OrderID)
+	if fault.Is(err, fault.NotFound) || err == nil && !o.Open {
+		return unsigned(r, a)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.chain(r, a, id, &c)
+}
+
+// chain returns a certificate with the chain that the path names.
+func (s *Server) chain(r *httpd.Request, a *authority, id string, c *ca.Delivery) (*httpd.Reply, error) {
 	auth := s.cfg.Issuer.Authority(c.AuthorityID)
 	if c.State != ca.StateIssued || auth == nil || len(auth.Chains) == 0 {
 		return nil, noSuch("certificate")
 	}
-	which, err := chainNumber(m.PathValue("chain"), len(auth.Chains))
+	which, err := chainNumber(r.PathValue("chain"), len(auth.Chains))
 	if err != nil {
 		return nil, err
 	}
 	for i := range auth.Chains {
 		if i != which {
-			m.link(m.ca.chainURL(id, i), "alternate")
+			link(r, a.chainURL(id, i), "alternate")
 		}
 	}
-	switch accepted(m.Header.Values("Accept")) {
+	switch accepted(r.Header.Values("Accept")) {
 	case typeChain:
 		return httpd.Bytes(typeChain, append(pki.EncodeChain(c.DER), auth.Chains[which]...)), nil
 	case typeDER:
-		m.link(s.cfg.Issuer.URLs().Issuer(auth), "up")
+		link(r, s.cfg.Issuer.URLs().Issuer(auth), "up")
 		return httpd.Bytes(typeDER, c.DER), nil
 	}
 	e := fault.New(fault.Malformed, "certificates are available as %s and %s", typeChain, typeDER)

@@ -44,6 +44,7 @@ type trial struct {
 	thumbprint string
 
 	attestation []byte // device-attest-01: the response
+	token       string // tkauth-01: the response
 
 	record *perspective.Record // what remote perspectives said, once prove is done; nil if nobody was asked
 }
@@ -120,7 +121,17 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 			return c, "", err
 		}
 	}
-	v, err := s.begin(m, t)
+	if c.Type == challenge.TKAuth01 {
+		if t.token, err = authorityToken(resp); err != nil {
+			return c, "", err
+		}
+	}
+	if c.Type == challenge.EmailReply00 {
+		if ready, err := s.answerMail(m.ctx, z.ID); !ready || err != nil {
+			return c, c.Type, err
+		}
+	}
+	v, err := s.begin(m.now, t)
 	if err != nil {
 		return c, "", err
 	}
@@ -135,14 +146,14 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 }
 
 // begin starts a validation, or returns the one that runs.
-func (s *Server) begin(m *message, t *trial) (*validation, error) {
+func (s *Server) begin(now time.Time, t *trial) (*validation, error) {
 	key := t.authz.ID + "/" + string(t.challenge().Type)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v := s.validating[key]; v != nil {
 		return v, nil
 	}
-	if err := s.limits.failure(t.authz.AccountID, t.authz.Identifier, m.now); err != nil {
+	if err := s.limits.failure(t.authz.AccountID, t.authz.Identifier, now); err != nil {
 		return nil, err
 	}
 	v := &validation{done: make(chan struct{})}
@@ -186,7 +197,10 @@ func (s *Server) validate(t *trial) (c Challenge, err error) {
 	switch f := fault.As(err); {
 	case f == nil:
 		c.State, c.Validated = acme.ChallengeValid, proof.At()
-		err = s.settleValid(ctx, t, c, proof, caa, now)
+		if err = s.settleValid(ctx, t, c, proof, caa, now); errors.Is(err, errSpent) {
+			c.State, c.Validated, c.Error = acme.ChallengeInvalid, now, acme.NewProblem(errSpent)
+			err = s.settleInvalid(ctx, t, c, errSpent)
+		}
 	case f.Status() >= http.StatusInternalServerError:
 		s.keepRecord(t.authz.ID, t.authz.Identifier, c.Type, t.record, t.actor())
 		s.log.Error("validation failed on our side", "authorization", t.authz.ID, "type", string(c.Type), "error", err)
@@ -270,6 +284,12 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 	if c.Type == challenge.DeviceAttest01 {
 		req.Device, err = s.device(ctx, t)
 	}
+	if c.Type == challenge.TKAuth01 {
+		req.Authority, err = s.authorityOf(ctx, t)
+	}
+	if c.Type == challenge.EmailReply00 {
+		err = s.replyOf(ctx, t, &req)
+	}
 	return req, err
 }
 
@@ -294,6 +314,7 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 	lasts := t.ca.lasts(proof, now)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		tx.Queue(qProve, db.ExactlyOne(errSettled), &z.ID, &text, (*string)(&c.Type), sealed, clearance, now, lasts, &z.AccountID)
+		spend(tx, proof)
 		if c.Type == challenge.DNSPersist01 {
 			tx.Queue(qPersisted, nil, z.AccountID, now)
 		}

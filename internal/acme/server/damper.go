@@ -18,8 +18,8 @@ import (
 // the machine away from the others. A client that heeds Retry-After never
 // meets it. Of one that does not
 //
-//   - the answers are held back for about two seconds, so that as many
-//     connections as it likes send half as many requests a second;
+//   - the answers are held back, the longer the more of them wait, so that as
+//     many connections as it likes send about floodRate requests a second;
 //   - new orders are refused from memory, without a signature being checked or
 //     the database being asked, while a limit of the account itself lasts.
 //
@@ -38,13 +38,19 @@ type offender struct {
 
 	refusal *fault.Error // of a limit of the account, or nil
 	since   time.Time    // of refusal
+
+	parked int // answers that are held back
 }
 
 const (
 	// floodLasts is how long an account is slowed down for one refusal too many.
 	floodLasts = 10 * time.Second
-	// parkTime is how long an answer is held back, on average.
+	// parkTime is how long an answer is held back at least, on average, and
+	// parkMost at most: clients and proxies wait for 30 s as a rule.
 	parkTime = 2 * time.Second
+	parkMost = 8 * time.Second
+	// floodRate is how many answers a second an account gets that floods, about.
+	floodRate = 25
 	// maxParked bounds how many answers are held back at once; each holds a
 	// connection that its client holds, too.
 	maxParked = 4096
@@ -112,20 +118,32 @@ func (g *damper) note(account string, err error, now time.Time) {
 	}
 }
 
+// hold is how long one more answer is held back, on average, when so many are.
+func hold(parked int) time.Duration {
+	return min(max(parkTime, time.Duration(parked)*time.Second/floodRate), parkMost)
+}
+
 // park holds an answer back if the account floods.
 func (g *damper) park(ctx context.Context, account string, now time.Time) {
-	g.mu.Lock()
-	o := g.by[account]
-	flooding := o != nil && now.Before(o.until)
-	g.mu.Unlock()
-	if !flooding {
-		return
-	}
 	defer g.parked.Add(-1)
 	if g.parked.Add(1) > maxParked {
 		return
 	}
-	timer := time.NewTimer(parkTime/2 + rand.N(parkTime))
+	g.mu.Lock()
+	o := g.by[account]
+	if o == nil || !now.Before(o.until) {
+		g.mu.Unlock()
+		return
+	}
+	o.parked++
+	mean := hold(o.parked)
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		o.parked--
+		g.mu.Unlock()
+	}()
+	timer := time.NewTimer(mean/2 + rand.N(mean))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -138,7 +156,7 @@ func (g *damper) sweep(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, o := range g.by {
-		if now.After(o.until) && now.UnixNano() > o.tat {
+		if now.After(o.until) && now.UnixNano() > o.tat && o.parked == 0 {
 			delete(g.by, id)
 		}
 	}

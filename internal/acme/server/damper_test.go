@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"chancery/internal/acme/server"
 	"chancery/internal/limit"
@@ -64,6 +65,16 @@ func TestFlood(t *testing.T) {
 	c.orderWith(map[string]any{"identifiers": ids("renewed.test"), "replaces": id})
 	c.post(c.kid, nil).want(http.StatusOK) // whatever is no order is looked at as ever
 	other.order("other.test")
+}
+
+// However many connections an account floods with, it gets about 25 answers a
+// second, and none waits for longer than clients do.
+func TestFloodIsSlowedDownByItsSize(t *testing.T) {
+	for parked, want := range map[int]time.Duration{1: 2 * time.Second, 50: 2 * time.Second, 100: 4 * time.Second, 200: 8 * time.Second, 4000: 8 * time.Second} {
+		if got := server.Hold(parked); got != want {
+			t.Errorf("%d answers held back: %s, want %s", parked, got, want)
+		}
+	}
 }
 
 // TestReplacesIsExemptFromOpenOrders: the limit of open orders does not keep an

@@ -23,20 +23,30 @@ func attestation(r acme.ChallengeResponse) ([]byte, error) {
 	return obj, nil
 }
 
-// device returns what the validator of a trial by device-attest-01 needs: the
-// policy is that of the profile that the authorization was ordered for.
+// device returns what the validator of a trial by device-attest-01 needs.
 func (s *Server) device(ctx context.Context, t *trial) (*challenge.Device, error) {
-	profile := t.ca.standard
-	if id := t.authz.OrderID; id != "" {
-		o, err := GetOrder(ctx, s.db.Read(), id)
-		if err != nil {
-			return nil, err
-		}
-		if profile = t.ca.profiles[o.Profile]; profile == nil {
-			return nil, fault.New(fault.InvalidProfile, "the profile %s is not offered any more", o.Profile)
-		}
+	profile, err := s.profileOf(ctx, t)
+	if err != nil {
+		return nil, err
 	}
 	return &challenge.Device{Object: t.attestation, Policy: profile.Attestation}, nil
+}
+
+// profileOf returns the profile that the authorization of a trial was ordered
+// for, whose policy judges it.
+func (s *Server) profileOf(ctx context.Context, t *trial) (*Profile, error) {
+	id := t.authz.OrderID
+	if id == "" {
+		return t.ca.standard, nil
+	}
+	o, err := GetOrder(ctx, s.db.Read(), id)
+	if err != nil {
+		return nil, err
+	}
+	if p := t.ca.profiles[o.Profile]; p != nil {
+		return p, nil
+	}
+	return nil, fault.New(fault.InvalidProfile, "the profile %s is not offered any more", o.Profile)
 }
 
 // attests reports why the attestation behind a proof does not count for an

@@ -24,6 +24,7 @@ type authority struct {
 	standard  *Profile // of orders that name none
 	directory []byte
 	index     string // Link header of every answer
+	mailbox   string // that challenges by mail are from; "": there are none
 }
 
 // newAuthority checks c and prepares its answers.
@@ -43,6 +44,9 @@ func newAuthority(name string, c CA, cfg *Config) (*authority, error) {
 		if err := p.check(cfg.Validators); err != nil {
 			return nil, fmt.Errorf("CA %s: %w", name, err)
 		}
+		if cfg.Mail == nil && slices.Contains(p.Challenges, challenge.EmailReply00) {
+			return nil, fault.New(fault.Invalid, "CA %s: profile %s offers %s, and there is no mail server", name, p.Name, challenge.EmailReply00)
+		}
 		a.profiles[p.Name] = p
 	}
 	if a.DefaultProfile == "" {
@@ -54,7 +58,12 @@ func newAuthority(name string, c CA, cfg *Config) (*authority, error) {
 	if a.AuthorizationLifetime <= 0 {
 		a.AuthorizationLifetime = cfg.AuthorizationLifetime
 	}
+	if cfg.Mail != nil {
+		a.mailbox = cfg.Mail.Address
+	}
 	orDefault(&a.JustInTime, JustInTimeKnown)
+	a.CertificateGet = a.CertificateGet || a.Delegation
+	a.AutoRenewal.AllowGet = a.AutoRenewal.AllowGet || a.Delegation
 	if err := a.checkPersist(); err != nil {
 		return nil, err
 	}
@@ -82,7 +91,12 @@ func (p *Profile) check(validators *challenge.Registry) error {
 		validators.Offers(pki.Identifier{Type: pki.DNS, Value: "*.a.example"})...)
 	known = append(known, validators.Offers(pki.Identifier{Type: pki.IP, Value: "192.0.2.1"})...)
 	known = append(known, validators.Offers(pki.Identifier{Type: pki.PermanentIdentifier, Value: "a"})...)
+	known = append(known, validators.Offers(pki.Identifier{Type: pki.TNAuthList, Value: "a"})...)
+	known = append(known, validators.Offers(pki.Identifier{Type: pki.Email, Value: "a@a.example"})...)
 	for _, t := range p.Challenges {
+		if t == challenge.TKAuth01 && (p.Tokens == nil || len(p.Tokens.Roots) == 0) {
+			return fault.New(fault.Invalid, "profile %s offers %s and trusts no authority; name the roots of one", p.Name, t)
+		}
 		if t == challenge.DeviceAttest01 && (p.Attestation == nil || len(p.Attestation.Roots) == 0) {
 			return fault.New(fault.Invalid, "profile %s offers %s and trusts no attestation; name the roots of a format", p.Name, t)
 		}
@@ -106,6 +120,7 @@ func (a *authority) object() *acme.Directory {
 		RenewalInfo: a.base + "/renewal-info",
 		Meta: acme.Meta{TermsOfService: a.TermsOfService, Website: a.Website, CAAIdentities: a.CAAIdentities,
 			ExternalAccountRequired: a.EABRequired, SubdomainAuthAllowed: a.Subdomains,
+			DelegationEnabled: a.Delegation, AllowCertificateGet: a.CertificateGet,
 			AutoRenewal: a.autoRenewalMeta(time.Now()), Profiles: map[string]string{}},
 	}
 	if a.persists() {

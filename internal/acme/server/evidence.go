@@ -53,7 +53,7 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 	if err := s.namedAll(ctx, a, o); err != nil {
 		return ca.Grant{}, nil, err
 	}
-	byName, err := s.authorizations(ctx, o, now)
+	byName, err := s.authorizations(ctx, a, o, now)
 	if err != nil {
 		return ca.Grant{}, nil, err
 	}
@@ -71,7 +71,7 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 			pieces[i].Key = d.Key
 		}
 		if caa, err := s.proofs.OpenClearance(z.CAA); err == nil &&
-			caa.Covers(id, proof.Method(), a.accountURL(o.AccountID), now, caaMaxAge) && confirmed(id, proof, caa) >= a.minRemotes(now) {
+			caa.Covers(id, proof.Method(), a.accountURL(o.owner()), now, caaMaxAge) && confirmed(id, proof, caa) >= a.minRemotes(now) {
 			pieces[i].CAAAt, pieces[i].Remotes = caa.At(), confirmed(id, proof, caa)
 			continue
 		}
@@ -86,9 +86,17 @@ func (s *Server) evidence(ctx context.Context, a *authority, o *Order, now time.
 	return grant, cleared, err
 }
 
-// authorizations returns those of the order, by identifier. Whether they are
-// valid still is looked at again in the transaction of the claim.
-func (s *Server) authorizations(ctx context.Context, o *Order, now time.Time) (map[pki.Identifier]*Authorization, error) {
+// authorizations returns those that the order stands on, by identifier: its
+// own, or those of who delegated the names. Whether they are valid still is
+// looked at again in the transaction of the claim.
+func (s *Server) authorizations(ctx context.Context, a *authority, o *Order, now time.Time) (map[pki.Identifier]*Authorization, error) {
+	o.stands = o.AuthzIDs
+	if o.OwnerID != "" {
+		var err error
+		if o.stands, err = s.ofOwner(ctx, a, o, now); err != nil {
+			return nil, err
+		}
+	}
 	byName := make(map[pki.Identifier]*Authorization, len(o.AuthzIDs))
 	if known := s.recent.authorizations(o, now); known != nil {
 		for i := range known {
@@ -100,7 +108,7 @@ func (s *Server) authorizations(ctx context.Context, o *Order, now time.Time) (m
 		z, err := scanAuthz(r)
 		note(byName, &z)
 		return err
-	}, o.AuthzIDs)
+	}, o.stands)
 	return byName, wrap("read authorizations of order "+o.ID, err)
 }
 
@@ -130,7 +138,7 @@ func (s *Server) support(a *authority, o *Order, z *Authorization, id pki.Identi
 	if z == nil {
 		return challenge.Proof{}, bad("", "it has no authorization")
 	}
-	if z.AccountID != o.AccountID || z.CA != o.CA {
+	if z.AccountID != o.owner() || z.CA != o.CA {
 		return challenge.Proof{}, bad("", "the authorization is another account's")
 	}
 	if state := z.StateAt(now); state != acme.AuthorizationValid {
@@ -144,8 +152,10 @@ func (s *Server) support(a *authority, o *Order, z *Authorization, id pki.Identi
 	if !now.Before(a.expiry(z, proof, now)) {
 		return challenge.Proof{}, bad(acme.AuthorizationExpired, "the proof is older than policy allows now")
 	}
-	if why := a.attests(proof, o.Profile); why != "" {
-		return challenge.Proof{}, bad(acme.AuthorizationExpired, why)
+	for _, why := range []string{a.attests(proof, o.Profile), a.vouches(proof, o.Profile)} {
+		if why != "" {
+			return challenge.Proof{}, bad(acme.AuthorizationExpired, why)
+		}
 	}
 	if need := a.minRemotes(now); networked(id) && proof.Corroboration().Remotes < need {
 		return challenge.Proof{}, bad(acme.AuthorizationExpired, fmt.Sprintf("the proof was not confirmed by as many remote network perspectives as policy wants now, %d", need))
@@ -184,7 +194,7 @@ func (s *Server) checkCAA(ctx context.Context, a *authority, o *Order, e *ca.Evi
 	if err := s.enoughRemotes(a, e.Name, time.Now()); err != nil {
 		return challenge.Clearance{}, err
 	}
-	method, account := challenge.Type(e.Method), a.accountURL(o.AccountID)
+	method, account := challenge.Type(e.Method), a.accountURL(o.owner())
 	round := s.cfg.Perspectives.Ask(ctx, perspective.Question{Method: method, CAAOnly: true, Issuers: a.CAAIdentities,
 		Request: challenge.Request{Identifier: e.Name, AccountURL: account}})
 	defer round.Stop()

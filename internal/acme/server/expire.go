@@ -33,6 +33,8 @@ func (s *Server) Expire(ctx context.Context, now time.Time) (loop.Count, error) 
 			return err
 		}
 		tx.Queue(qExpireStar, nil, before, expireBatch)
+		tx.Queue(qExpireMail, nil, now.Add(-s.cfg.PendingLifetime-s.cfg.Retention), expireBatch)
+		tx.Queue(qExpireTokens, nil, now, expireBatch)      // one that expired is refused as such
 		tx.Queue(qExpireEvidence, nil, before, expireBatch) // of the authorizations that go next
 		authz, err = tx.Exec(ctx, qExpireAuthz, before, expireBatch)
 		return err

@@ -25,7 +25,8 @@ var (
 	qClaim = db.SQL("acme.claim_order", `UPDATE acme_order SET state = 'processing', csr = $2, certificate_id = $3, claimed_at = $4, claim_token = $5
 		WHERE id = $1 AND state = 'ready' AND expires_at > $4
 			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $6 AND thumbprint = $7 AND state = 'valid')
-			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($8::text[])) = $9`)
+			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($8::text[])) = $9
+			AND ($10::text = '' OR EXISTS (SELECT 1 FROM acme_delegation WHERE id = $10 AND ended_at IS NULL))`)
 	qFinish = db.SQL("acme.finish_order", `UPDATE acme_order SET state = 'valid' WHERE id = $1 AND state = 'processing' AND claim_token = $2`)
 	qGiveUp = db.SQL("acme.release_order", `UPDATE acme_order SET state = 'ready', csr = NULL, certificate_id = NULL, claimed_at = NULL, claim_token = NULL
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2`)
@@ -121,6 +122,12 @@ func (s *Server) try(m *message, o *Order, der []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := s.fits(m.ctx, o, csr); err != nil {
+		if u := (*unusable)(nil); errors.As(err, &u) {
+			return s.give(m.ctx, o, u)
+		}
+		return err
+	}
 	s.mu.Lock()
 	if s.finalizing[o.ID] != nil {
 		s.mu.Unlock()
@@ -171,6 +178,9 @@ func (o *Order) parseCSR(der []byte) (*pki.CSR, error) {
 	if slices.ContainsFunc(o.Identifiers, pki.Identifier.Device) {
 		return pki.ParseDeviceCSR(der, maxCSR)
 	}
+	if slices.ContainsFunc(o.Identifiers, person) {
+		return pki.ParsePersonCSR(der, maxCSR)
+	}
 	return pki.ParseCSR(der, maxCSR)
 }
 
@@ -203,7 +213,7 @@ func (s *Server) issue(m *message, o *Order, csr *pki.CSR) error {
 	w := &work{s: s, order: o, token: db.NewID(m.now), now: m.now, cleared: cleared}
 	w.claim = func(tx *db.Tx, certificateID string) {
 		tx.Queue(qClaim, db.ExactlyOne(errNotClaimed), o.ID, csr.DER, certificateID, w.now, w.token, o.AccountID, m.key.Thumbprint,
-			o.AuthzIDs, len(o.AuthzIDs))
+			o.stands, len(o.stands), o.DelegationID)
 	}
 	return w.run(m.ctx, grant, csr, m.actor())
 }
@@ -240,6 +250,9 @@ func (w *work) run(ctx context.Context, grant ca.Grant, csr *pki.CSR, actor stri
 	if w.plan != nil {
 		o.ExpiresAt = w.plan.end
 	}
+	if o.Open {
+		o.ExpiresAt = cert.NotAfter
+	}
 	s.recent.issued(o, cert, w.now)
 	if s.cfg.OnIssue != nil {
 		s.cfg.OnIssue(context.WithoutCancel(ctx), cert)
@@ -260,6 +273,9 @@ func (w *work) onClaim(_ context.Context, tx *db.Tx, certificateID string) error
 // onComplete joins the transaction of the certificate.
 func (w *work) onComplete(_ context.Context, tx *db.Tx, certificateID string) error {
 	tx.Queue(qFinish, db.ExactlyOne(errNotClaimed), w.order.ID, w.token)
+	if w.order.Open {
+		tx.Queue(qOpenUntil, nil, w.order.ID, certificateID)
+	}
 	if w.plan != nil {
 		w.plan.begin(tx, w.order.ID, certificateID, w.order.AutoRenewal.AllowCertificateGet)
 	}

@@ -248,7 +248,9 @@ func (m *message) actor() string {
 }
 
 // link adds a Link header.
-func (m *message) link(url, rel string) { m.AddHeader("Link", "<"+url+`>;rel="`+rel+`"`) }
+func (m *message) link(url, rel string) { link(m.Request, url, rel) }
+
+func link(r *httpd.Request, url, rel string) { r.AddHeader("Link", "<"+url+`>;rel="`+rel+`"`) }
 
 // encodes is what writes itself as JSON.
 type encodes interface{ AppendJSON([]byte) []byte }

@@ -41,12 +41,18 @@ type Order struct {
 	// AutoRenewal is set for an order that renews itself (RFC 8739).
 	AutoRenewal *acme.AutoRenewal
 
+	DelegationID string // that it was made under (RFC 9115), or ""
+	OwnerID      string // account whose authorizations it stands on then, or ""
+	Open         bool   // anybody may fetch its certificate (RFC 9115 section 2.3.5)
+
+	stands []string // ids of the authorizations that evidence found for it
+
 	claimToken string
 	ancestors  map[pki.Identifier]pki.Identifier // of a new order: what to challenge in place of what (RFC 9444)
 }
 
 const orderColumns = `id, account_id, ca, state, profile, profile_hash, identifiers, authz_ids, authz_pending, not_before, not_after,
-	replaces, csr, certificate_id, error, expires_at, created_at, claimed_at, claim_token, auto_renewal`
+	replaces, csr, certificate_id, error, expires_at, created_at, claimed_at, claim_token, auto_renewal, delegation_id, owner_id, open`
 
 var (
 	qOrder = db.SQL("acme.get_order", `SELECT `+orderColumns+` FROM acme_order WHERE id = $1`)
@@ -64,9 +70,9 @@ var (
 	qFreeReplaces = db.SQL("acme.free_replaced", `UPDATE acme_order SET state = 'invalid'
 		WHERE replaces = $1 AND replaces IS NOT NULL AND state <> 'invalid' AND state IN ('pending', 'ready') AND expires_at <= $2`)
 	qInsertOrder = db.SQL("acme.insert_order", `INSERT INTO acme_order (id, account_id, ca, state, profile, profile_hash, identifiers, names_hash,
-			authz_ids, authz_pending, not_before, not_after, replaces, expires_at, created_at, auto_renewal)
+			authz_ids, authz_pending, not_before, not_after, replaces, expires_at, created_at, auto_renewal, delegation_id, owner_id, open)
 		SELECT $1::text, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, $10::bigint, $11::bigint, $12::bigint,
-			$13::text, $14::bigint, $15::bigint, $17::text
+			$13::text, $14::bigint, $15::bigint, $17::text, $18::text, $19::text, $20::bigint
 		WHERE EXISTS (SELECT 1 FROM acme_account WHERE id = $2 AND thumbprint = $16 AND state = 'valid')`)
 	qAccountOrders = db.SQL("acme.list_account_orders", `SELECT id FROM acme_order WHERE account_id = $1 AND id > $2 AND state <> 'invalid'
 		ORDER BY id LIMIT $3`)
@@ -80,6 +86,7 @@ func scanOrder(r *db.Row) (Order, error) {
 	problem := r.Text()
 	o.ExpiresAt, o.CreatedAt, o.ClaimedAt, o.claimToken = r.Time(), r.Time(), r.Time(), r.Text()
 	renewal := r.Text()
+	o.DelegationID, o.OwnerID, o.Open = r.Text(), r.Text(), r.Bool()
 	err := errors.Join(json.Unmarshal([]byte(identifiers), &o.Identifiers), json.Unmarshal([]byte(authz), &o.AuthzIDs))
 	if problem != "" {
 		o.Error = new(acme.Problem)
@@ -122,6 +129,14 @@ func (o *Order) StateAt(now time.Time) acme.OrderStatus {
 	return o.State
 }
 
+// owner is the account whose authorizations speak for the order.
+func (o *Order) owner() string {
+	if o.OwnerID != "" {
+		return o.OwnerID
+	}
+	return o.AccountID
+}
+
 // reply returns the order object (RFC 8555 section 7.1.3); renewing is the row
 // of an order that renews itself and is valid.
 func (o *Order) reply(m *message, renewing *star, status int) *httpd.Reply {
@@ -129,9 +144,12 @@ func (o *Order) reply(m *message, renewing *star, status int) *httpd.Reply {
 	m.SetHeader("Location", url)
 	v := acme.Order{Status: o.StateAt(m.now), Expires: acme.At(o.ExpiresAt), Identifiers: o.Identifiers,
 		NotBefore: acme.At(o.NotBefore), NotAfter: acme.At(o.NotAfter), Profile: o.Profile, Replaces: o.Replaces, Error: o.Error, AutoRenewal: o.AutoRenewal,
-		Authorizations: make([]string, len(o.AuthzIDs)), Finalize: url + "/finalize"}
+		AllowCertificateGet: o.Open, Authorizations: make([]string, len(o.AuthzIDs)), Finalize: url + "/finalize"}
 	for i, id := range o.AuthzIDs {
 		v.Authorizations[i] = m.ca.authzURL(id)
+	}
+	if o.DelegationID != "" {
+		v.Delegation = m.ca.delegationURL(o.DelegationID)
 	}
 	if v.Status == acme.OrderValid {
 		v.Certificate = m.ca.certURL(o.CertificateID)
@@ -173,8 +191,30 @@ func (s *Server) postOrder(m *message) (*httpd.Reply, error) {
 	return s.orderReply(m, &o, http.StatusOK)
 }
 
-// orderPage is how many orders one page of an account's list holds.
+// orderPage is how many orders, or delegations, one page of an account's list
+// holds.
 const orderPage = 100
+
+// pageOf returns the ids on a page of a list of the account in the path, which
+// must be the signer's, and links to the next page.
+func (s *Server) pageOf(m *message, what string, list *db.Stmt) ([]string, error) {
+	if m.PathValue("id") != m.acct.ID {
+		return nil, fault.New(fault.Unauthorized, "these are the %s of another account", what)
+	}
+	cursor := m.URL.Query().Get("cursor")
+	if cursor != "" && !db.ValidID(cursor) {
+		return nil, fault.New(fault.Malformed, "the cursor is not one that this server made")
+	}
+	ids, err := db.List(m.ctx, s.db.Read(), list, (*db.Row).Text, m.acct.ID, cursor, orderPage+1)
+	if err != nil {
+		return nil, wrap("list "+what, err)
+	}
+	if len(ids) > orderPage {
+		ids = ids[:orderPage]
+		m.link(m.ca.accountURL(m.acct.ID)+"/"+what+"?cursor="+ids[orderPage-1], "next")
+	}
+	return ids, nil
+}
 
 // listOrders answers POST-as-GET of an account's orders, oldest first (RFC
 // 8555 section 7.1.2.1). Invalid ones are left out.
@@ -182,20 +222,9 @@ func (s *Server) listOrders(m *message) (*httpd.Reply, error) {
 	if err := m.postAsGet(); err != nil {
 		return nil, err
 	}
-	if m.PathValue("id") != m.acct.ID {
-		return nil, fault.New(fault.Unauthorized, "these are the orders of another account")
-	}
-	cursor := m.URL.Query().Get("cursor")
-	if cursor != "" && !db.ValidID(cursor) {
-		return nil, fault.New(fault.Malformed, "the cursor is not one that this server made")
-	}
-	ids, err := db.List(m.ctx, s.db.Read(), qAccountOrders, (*db.Row).Text, m.acct.ID, cursor, orderPage+1)
+	ids, err := s.pageOf(m, "orders", qAccountOrders)
 	if err != nil {
-		return nil, wrap("list orders", err)
-	}
-	if len(ids) > orderPage {
-		ids = ids[:orderPage]
-		m.link(m.ca.accountURL(m.acct.ID)+"/orders?cursor="+ids[orderPage-1], "next")
+		return nil, err
 	}
 	page := acme.OrderList{Orders: make([]string, len(ids))}
 	for i, id := range ids {
@@ -234,7 +263,13 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 			return nil, err
 		}
 	}
-	fresh := s.attach(m, o, profile, valid)
+	var fresh []Authorization
+	if o.DelegationID == "" {
+		fresh = s.attach(m, o, profile, valid)
+	}
+	if err := s.mayMail(fresh, m.now); err != nil {
+		return nil, err
+	}
 	if err := s.storeOrder(m, o, hash, fresh); err != nil {
 		return nil, err
 	}
@@ -405,7 +440,7 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		}
 		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), &o.ID, &o.AccountID, &o.CA, (*string)(&o.State), &o.Profile,
 			&o.ProfileHash, &identifiers, &hash, &authzIDs, o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt,
-			&m.key.Thumbprint, renewal)
+			&m.key.Thumbprint, renewal, null(o.DelegationID), null(o.OwnerID), o.Open)
 		for i := range fresh {
 			fresh[i].insert(tx, string(rows[i]))
 			if err := fresh[i].noteProved(tx, m.actor(), m.now); err != nil {

@@ -19,8 +19,12 @@ import (
 // planOrder turns what a client asks for into an order that could be
 // fulfilled, or says why not. Nothing is stored.
 func (s *Server) planOrder(m *message, req *acme.NewOrder) (*Order, *Profile, error) {
+	var d Delegation
 	if req.Delegation != "" {
-		return nil, nil, fault.New(fault.Malformed, "this server does not offer delegation (RFC 9115); see the directory's meta")
+		var err error
+		if d, err = s.delegate(m, req); err != nil {
+			return nil, nil, err
+		}
 	}
 	name, err := m.acct.policy.profile(req.Profile)
 	if err != nil {
@@ -45,7 +49,12 @@ func (s *Server) planOrder(m *message, req *acme.NewOrder) (*Order, *Profile, er
 	}
 	o := &Order{ID: db.NewID(m.now), AccountID: m.acct.ID, CA: m.ca.name, Profile: profile.Name, ProfileHash: profile.Hash(),
 		Identifiers: ids, ancestors: ancestors, NotBefore: req.NotBefore.Time, NotAfter: req.NotAfter.Time, Replaces: req.Replaces, AutoRenewal: renewal,
-		ExpiresAt: m.now.Add(s.cfg.OrderLifetime), CreatedAt: m.now}
+		ExpiresAt: m.now.Add(s.cfg.OrderLifetime), CreatedAt: m.now, Open: req.AllowCertificateGet && m.ca.CertificateGet && renewal == nil}
+	if d.ID != "" {
+		if err := s.under(m, o, &d, profile); err != nil {
+			return nil, nil, err
+		}
+	}
 	if req.Replaces != "" {
 		err = s.checkReplaces(m.ctx, m, req.Replaces, ids)
 	}
@@ -99,6 +108,12 @@ func (s *Server) identifiers(m *message, asked []acme.Identifier, p *Profile) (i
 	}
 	if len(ids) > 1 {
 		ids = pki.SortIdentifiers(ids)
+	}
+	if slices.ContainsFunc(ids, func(id pki.Identifier) bool { return person(id) && id.Type != ids[0].Type }) || person(ids[0]) && ids[0].Type != ids[len(ids)-1].Type {
+		return nil, nil, fault.New(fault.Malformed, "mailboxes and telephone numbers share no certificate with other names; use several orders")
+	}
+	if len(ids) > 1 && ids[0].Type == pki.TNAuthList {
+		return nil, nil, fault.New(fault.Malformed, "a TNAuthList must be the only identifier of its order; a certificate has one such list, and no other names")
 	}
 	return ids, ancestors, nil
 }
@@ -166,6 +181,9 @@ func (o *Order) requestHash() string {
 	b = appendIdentifiers(b, o.Identifiers)
 	if r := o.AutoRenewal; r != nil {
 		b = fmt.Appendf(b, "\n%s %s %d %d %t", unixText(r.StartDate.Time), unixText(r.EndDate.Time), r.Lifetime, r.LifetimeAdjust, r.AllowCertificateGet)
+	}
+	if o.Open || o.DelegationID != "" {
+		b = fmt.Appendf(b, "\n%s %t", o.DelegationID, o.Open)
 	}
 	for _, id := range o.Identifiers {
 		if up, ok := o.ancestors[id]; ok {

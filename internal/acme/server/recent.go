@@ -82,7 +82,7 @@ func stored(t time.Time) time.Time {
 // add remembers a new order that is about to be written, if all its
 // authorizations are new too.
 func (r *recentOrders) add(o *Order, fresh []Authorization, now time.Time) {
-	if r == nil || o.AutoRenewal != nil || len(fresh) != len(o.AuthzIDs) {
+	if r == nil || o.AutoRenewal != nil || o.DelegationID != "" || len(fresh) != len(o.AuthzIDs) {
 		return
 	}
 	e := &recentOrder{at: now, order: *o, authz: slices.Clone(fresh)}
@@ -255,7 +255,7 @@ func (r *recentOrders) issued(o *Order, cert *ca.Certificate, now time.Time) {
 	if r == nil || o.AutoRenewal != nil {
 		return
 	}
-	d := &ca.Delivery{AuthorityID: cert.AuthorityID, CA: cert.CA, AccountID: cert.AccountID, State: cert.State, DER: cert.DER}
+	d := &ca.Delivery{AuthorityID: cert.AuthorityID, CA: cert.CA, AccountID: cert.AccountID, OrderID: cert.OrderID, State: cert.State, DER: cert.DER}
 	r.insert(&recentOrder{at: now, order: *o, cert: d, certID: cert.ID})
 }
 

@@ -20,7 +20,8 @@ var (
 	qReissue = db.SQL("acme.reissue_order", `UPDATE acme_order SET certificate_id = $3, claimed_at = $4
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2
 			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $5 AND state = 'valid')
-			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($6::text[])) = $7`)
+			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($6::text[])) = $7
+			AND ($8::text = '' OR EXISTS (SELECT 1 FROM acme_delegation WHERE id = $8 AND ended_at IS NULL))`)
 	qFailStuck = db.SQL("acme.fail_stuck_order", `UPDATE acme_order SET state = 'invalid', error = $3
 		WHERE id = $1 AND state = 'processing' AND claim_token = $2`)
 )
@@ -105,7 +106,7 @@ func (w *work) again(ctx context.Context) error {
 	}
 	w.cleared = cleared
 	w.claim = func(tx *db.Tx, certificateID string) {
-		tx.Queue(qReissue, db.ExactlyOne(errNotClaimed), o.ID, w.token, certificateID, w.now, o.AccountID, o.AuthzIDs, len(o.AuthzIDs))
+		tx.Queue(qReissue, db.ExactlyOne(errNotClaimed), o.ID, w.token, certificateID, w.now, o.AccountID, o.stands, len(o.stands), o.DelegationID)
 	}
 	return w.run(ctx, grant, csr, "system")
 }

@@ -104,7 +104,7 @@ func (s *Server) holdsAll(m *message, c *ca.Certificate) (bool, error) {
 	if len(ids) == 0 {
 		return false, nil
 	}
-	have, err := s.reusable(m, ids, everyMethod(s, ids), m.now)
+	have, err := s.reusable(m.ctx, m.ca, m.acct.ID, ids, everyMethod(s, ids), m.now)
 	if err != nil {
 		return false, err
 	}

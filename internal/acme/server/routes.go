@@ -30,6 +30,8 @@ func (s *Server) Routes(mux *httpd.Mux) {
 	begin("new-account", byKey, s.newAccount)
 	post("account/{id}", byAccount, s.postAccount)
 	post("account/{id}/orders", byAccount, s.listOrders)
+	post("account/{id}/delegations", byAccount, s.listDelegations)
+	post("delegation/{id}", byAccount, s.getDelegation)
 	post("key-change", byAccount, s.keyChange)
 	begin("new-order", byAccount, s.newOrder)
 	post("order/{id}", byAccount, s.postOrder)
@@ -37,8 +39,10 @@ func (s *Server) Routes(mux *httpd.Mux) {
 	begin("new-authz", byAccount, s.newAuthz)
 	post("authz/{id}", byAccount, s.postAuthz)
 	post("challenge/{authz}/{type}", byAccount, s.postChallenge)
-	post("certificate/{id}", byAccount, s.getCertificate)
-	post("certificate/{id}/{chain}", byAccount, s.getCertificate)
+	for _, path := range []string{"certificate/{id}", "certificate/{id}/{chain}"} {
+		g.Handle("POST /acme/{ca}/"+path, s.post(byAccount, s.getCertificate))
+		get(path, s.getOpenCertificate)
+	}
 	g.Handle("POST /acme/{ca}/star/{id}", s.post(byAccount, s.postStar))
 	get("star/{id}", s.getStar)
 	post("revoke-cert", byEither, s.revoke)

@@ -13,10 +13,12 @@ import (
 	"chancery/internal/acme/attest"
 	"chancery/internal/acme/challenge"
 	"chancery/internal/acme/perspective"
+	"chancery/internal/acme/tkauth"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/keys"
+	"chancery/internal/limit"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
 	"chancery/internal/pki"
@@ -119,6 +121,9 @@ type Config struct {
 	// is right only when this is the one process.
 	RedeemForeign func(ctx context.Context, replica uint32, nonce string) (ok bool, err error)
 
+	// Mail sends the messages of email-reply-00; nil: the challenge is not offered.
+	Mail *Mail
+
 	// Limits are the rate limits; nil: DefaultLimits. Use &Limits{} for none.
 	Limits *Limits
 
@@ -192,6 +197,18 @@ type CA struct {
 	// AutoRenewal are the limits of orders that renew themselves (RFC 8739).
 	AutoRenewal AutoRenewal
 
+	// CertificateGet lets an order ask that anybody may fetch its certificate
+	// (RFC 9115 section 2.3.5).
+	CertificateGet bool
+
+	// Delegation takes orders under delegations (RFC 9115). It implies
+	// CertificateGet, and AutoRenewal.AllowGet.
+	Delegation bool
+
+	// TokenAuthority is where clients may get tokens for tkauth-01, shown in
+	// challenges; "": they know.
+	TokenAuthority string
+
 	// AuthorizationLifetime, if set, wins over that of Config: what the policy
 	// of this authority's trust profile allows.
 	AuthorizationLifetime time.Duration
@@ -207,6 +224,9 @@ type Profile struct {
 
 	// Attestation says whose attestations of devices count, with device-attest-01.
 	Attestation *attest.Policy
+
+	// Tokens says whose authority tokens count, with tkauth-01.
+	Tokens *tkauth.Policy
 
 	// Names says which identifiers are certified under the profile, by what is
 	// configured now; the rules that an order pins are those of ca.Profile.
@@ -229,6 +249,7 @@ type Server struct {
 	damper   damper
 	recent   *recentOrders
 	gate     *gate
+	mailed   *limit.Limiter // messages to one address
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc
@@ -255,6 +276,9 @@ func New(cfg Config) (*Server, error) {
 			Queue: cfg.Queue, Log: cfg.Log, Metrics: cfg.PoolMetrics}),
 		recent: newRecentOrders(cfg.RecentOrders), gate: newGate(cfg.MaxBusy),
 		validating: map[string]*validation{}, finalizing: map[string]chan struct{}{}}
+	if s.mailed, err = limit.New("mails-per-address", mails(), 0); err != nil {
+		return nil, err
+	}
 	for name, c := range cfg.CAs {
 		if s.cas[name], err = newAuthority(name, c, &s.cfg); err != nil {
 			return nil, err

@@ -106,6 +106,9 @@ func (s *Server) cancel(m *message, o *Order) (*httpd.Reply, error) {
 	if req.Status != acme.OrderCanceled || o.AutoRenewal == nil {
 		return nil, fault.New(fault.Malformed, `of an order only the "status" can be changed, to "canceled", and only if it renews itself`)
 	}
+	if o.DelegationID != "" {
+		return nil, fault.New(fault.Unauthorized, "only the owner of the names ends what it delegated (RFC 9115 section 2.3.6)")
+	}
 	invalid := fault.New(fault.AutoRenewalCancellationInvalid, "only a valid order that still renews itself can be canceled")
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)

@@ -32,7 +32,8 @@ var (
 	qIntendStar = db.SQL("acme.intend_star", `UPDATE acme_star SET intent_id = $3
 		WHERE order_id = $1 AND lease_token = $2 AND state = 'active' AND end_at > $4
 			AND EXISTS (SELECT 1 FROM acme_account WHERE id = $5 AND state = 'valid')
-			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($6::text[])) = $7`)
+			AND (SELECT count(*) FILTER (WHERE state = 'valid' AND expires_at > $4) FROM acme_authz WHERE id = ANY($6::text[])) = $7
+			AND ($8::text = '' OR EXISTS (SELECT 1 FROM acme_delegation WHERE id = $8 AND ended_at IS NULL))`)
 	qRenewStar = db.SQL("acme.renew_star", `UPDATE acme_star SET certificate_id = $3, intent_id = NULL, next_at = $4, lease_until = 0, error = NULL
 		WHERE order_id = $1 AND lease_token = $2 AND state = 'active'`)
 	qForgetIntent = db.SQL("acme.forget_star_intent", `UPDATE acme_star SET intent_id = NULL WHERE order_id = $1 AND intent_id = $2`)
@@ -187,7 +188,7 @@ type starWork struct {
 // onClaim joins the transaction of the intent.
 func (w *starWork) onClaim(_ context.Context, tx *db.Tx, certificateID string) error {
 	o := w.order
-	tx.Queue(qIntendStar, db.ExactlyOne(errNotClaimed), o.ID, w.token, certificateID, w.now, o.AccountID, o.AuthzIDs, len(o.AuthzIDs))
+	tx.Queue(qIntendStar, db.ExactlyOne(errNotClaimed), o.ID, w.token, certificateID, w.now, o.AccountID, o.stands, len(o.stands), o.DelegationID)
 	for _, c := range w.cleared {
 		tx.Queue(qStoreCAA, nil, c.authzID, c.sealed)
 	}

@@ -206,7 +206,7 @@ func (w *world) validators(t testing.TB, httpPort uint16) (*challenge.Registry, 
 	}
 	c := challenge.Config{Resolver: r, Policy: policy, HTTP01Port: httpPort, TLSALPN01Port: httpPort}
 	registry, err := challenge.NewRegistry(challenge.NewHTTP01(c), challenge.NewDNS01(c), challenge.NewTLSALPN01(c), challenge.NewDNSAccount01(c), challenge.NewDNSPersist01(c),
-		challenge.NewDeviceAttest01(c))
+		challenge.NewDeviceAttest01(c), challenge.NewTKAuth01(c), challenge.NewEmailReply00(c))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,21 +7,16 @@ package email
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"mime"
 	"mime/quotedprintable"
-	"net"
 	"net/mail"
-	"net/smtp"
-	"net/textproto"
-	"os"
 	"strings"
 	"time"
 
 	"chancery/internal/alert"
+	"chancery/internal/mailer"
 )
 
 // Config is the configuration of a channel.
@@ -63,19 +58,21 @@ const maxRecipients = 50
 
 // sender is an open channel.
 type sender struct {
-	cfg  *Config
-	from *mail.Address
-	to   []*mail.Address
-	host string
+	server mailer.Server
+	from   *mail.Address
+	to     []*mail.Address
 }
 
 func open(_ alert.Env, config any) (alert.Send, error) {
 	c := config.(*Config)
-	s := &sender{cfg: c}
-	var err error
-	if s.host, _, err = net.SplitHostPort(c.Server); err != nil {
-		return nil, errors.New("server: must be host:port")
+	s := &sender{server: mailer.Server{Address: c.Server, TLS: c.TLS, CAFile: c.CAFile, User: c.User}}
+	if c.PasswordFile != "" {
+		s.server.Password = func() (string, error) { return alert.Secret("password_file", c.PasswordFile) }
 	}
+	if err := s.server.Check(); err != nil {
+		return nil, err
+	}
+	var err error
 	if s.from, err = mail.ParseAddress(c.From); err != nil {
 		return nil, errors.New("from: must be an address, such as chancery@example.com")
 	}
@@ -86,15 +83,8 @@ func open(_ alert.Env, config any) (alert.Send, error) {
 		}
 		s.to = append(s.to, a)
 	}
-	switch {
-	case len(s.to) == 0 || len(s.to) > maxRecipients:
+	if len(s.to) == 0 || len(s.to) > maxRecipients {
 		return nil, fmt.Errorf("to: must hold 1 to %d addresses", maxRecipients)
-	case c.TLS != "starttls" && c.TLS != "implicit" && c.TLS != "none":
-		return nil, errors.New("tls: must be starttls, implicit or none")
-	case (c.User == "") != (c.PasswordFile == ""):
-		return nil, errors.New("password_file: belongs together with user")
-	case c.TLS == "none" && c.User != "":
-		return nil, errors.New("tls: a password is not sent without TLS")
 	}
 	return s.send, nil
 }
@@ -105,119 +95,15 @@ func (s *sender) send(ctx context.Context, m *alert.Message) error {
 	if err != nil {
 		return alert.Permanent(err)
 	}
-	c, err := s.dial(ctx)
-	if err != nil {
-		return err
+	to := make([]string, len(s.to))
+	for i, a := range s.to {
+		to[i] = a.Address
 	}
-	defer c.Close()
-	if err := s.auth(c); err != nil {
-		return err
-	}
-	if err := s.transfer(c, text); err != nil {
-		return lasting(err)
-	}
-	_ = c.Quit() // the message was taken; how the server says good-bye does not matter
-	return nil
-}
-
-// transfer is one mail transaction.
-func (s *sender) transfer(c *smtp.Client, text []byte) error {
-	if err := c.Mail(s.from.Address); err != nil {
-		return fmt.Errorf("MAIL: %w", err)
-	}
-	for _, to := range s.to {
-		if err := c.Rcpt(to.Address); err != nil {
-			return fmt.Errorf("RCPT %s: %w", to.Address, err)
-		}
-	}
-	w, err := c.Data()
-	if err != nil {
-		return fmt.Errorf("DATA: %w", err)
-	}
-	if _, err := w.Write(text); err != nil {
-		return fmt.Errorf("send text: %w", err)
-	}
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("end of text: %w", err)
-	}
-	return nil
-}
-
-// lasting marks refusals that RFC 5321 section 4.2.1 calls permanent.
-func lasting(err error) error {
-	var reply *textproto.Error
-	if errors.As(err, &reply) && reply.Code >= 500 {
+	err = s.server.Send(ctx, s.from.Address, to, text)
+	if _, refused := errors.AsType[*mailer.Refused](err); refused {
 		return alert.Permanent(err)
 	}
 	return err
-}
-
-// tls returns how the server is trusted.
-func (s *sender) tls() (*tls.Config, error) {
-	c := &tls.Config{ServerName: s.host, MinVersion: tls.VersionTLS12}
-	if s.cfg.CAFile == "" {
-		return c, nil
-	}
-	text, err := os.ReadFile(s.cfg.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("ca_file: %w", err)
-	}
-	c.RootCAs = x509.NewCertPool()
-	if !c.RootCAs.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("ca_file: %s holds no certificate in PEM", s.cfg.CAFile)
-	}
-	return c, nil
-}
-
-// dial connects and begins TLS. The deadline of ctx holds for the whole
-// conversation.
-func (s *sender) dial(ctx context.Context) (*smtp.Client, error) {
-	trust, err := s.tls()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", s.cfg.Server)
-	if err != nil {
-		return nil, err
-	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(time.Minute)
-	}
-	if err := conn.SetDeadline(deadline); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	if s.cfg.TLS == "implicit" {
-		conn = tls.Client(conn, trust)
-	}
-	c, err := smtp.NewClient(conn, s.host)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("greeting: %w", err), conn.Close())
-	}
-	if s.cfg.TLS == "starttls" {
-		if ok, _ := c.Extension("STARTTLS"); !ok {
-			return nil, errors.Join(errors.New("the server offers no STARTTLS, and nothing is sent without; see tls"), c.Close())
-		}
-		if err := c.StartTLS(trust); err != nil {
-			return nil, errors.Join(fmt.Errorf("STARTTLS: %w", err), c.Close())
-		}
-	}
-	return c, nil
-}
-
-// auth signs in, if the channel has a user.
-func (s *sender) auth(c *smtp.Client) error {
-	if s.cfg.User == "" {
-		return nil
-	}
-	password, err := alert.Secret("password_file", s.cfg.PasswordFile)
-	if err != nil {
-		return err
-	}
-	if err := c.Auth(smtp.PlainAuth("", s.cfg.User, password, s.host)); err != nil {
-		return fmt.Errorf("AUTH: %w", err)
-	}
-	return nil
 }
 
 // compose writes the message (RFC 5322), its text in quoted-printable.
