@@ -72,7 +72,7 @@ func Defaults() []Rule {
 		{Name: "endpoint-failing", Kind: "endpoint-failing", Severity: Warning, Params: Params{Failures: 3, Of: 5}},
 		{Name: "journal-mismatch", Kind: "journal-mismatch", Severity: Critical},
 		{Name: "renewal-failing", Kind: "journal-entry", Severity: Critical, Params: Params{
-			Entries: []string{"renewal.fail*", "renew.fail*", "renewal.stop*", "renew.stop*"}, Clears: []string{"renewal.done", "renew.done", "renewal.succeed*", "renew.succeed*"}, Lasts: 7 * day}},
+			Entries: []string{"managed.stop", "managed.deploy_failed"}, Clears: []string{"managed.renew", "managed.update", "managed.remove", "managed.deploy_recovered"}, Lasts: 7 * day}},
 		{Name: "scan-late", Kind: "scan-late", Severity: Warning, Params: Params{For: Span(time.Hour)}},
 		{Name: "status-stale", Kind: "status-stale", Severity: Critical, Params: Params{Share: 0.25, For: Span(15 * time.Minute)}},
 		{Name: "unknown-certificate", Kind: "unknown-certificate", Severity: Critical},
