@@ -139,7 +139,7 @@ func (w *world) expect(t *testing.T, channel string, want ...string) {
 
 func (w *world) alerts(t *testing.T, state alert.State) []alert.Alert {
 	t.Helper()
-	list, err := alert.List(context.Background(), w.db.Read(), state, "", 1000)
+	list, err := alert.List(context.Background(), w.db.Read(), alert.Filter{State: state}, "", 1000)
 	check(t, err)
 	return list
 }

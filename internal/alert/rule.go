@@ -183,7 +183,8 @@ func Rules(ctx context.Context, q db.Q) ([]Rule, error) {
 	out := make([]Rule, 0, len(rows)+12)
 	for _, r := range Defaults() {
 		if row, ok := rows[r.Name]; ok {
-			row.BuiltIn, r = true, row
+			row.BuiltIn = true
+			r = row
 			delete(rows, r.Name)
 		}
 		out = append(out, r)

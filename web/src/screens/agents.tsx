@@ -150,10 +150,9 @@ export function AgentOne({ id }: { id: string }) {
       <Section title="Agent" wide><Fields of={[["Owner", a.owner], ["Version", a.version], ["Address", a.address], ["Targets of its file", a.targets.map((t) => <Badge key={t}>{t}</Badge>)], ["Last seen", a.seen_at && `${instant(a.seen_at)} (${ago(a.seen_at)})`], ["Started", a.started_at && `${instant(a.started_at)} (start ${count(a.generation)})`], ["Enrolled", instant(a.enrolled_at)], ["Its identity ends", `${instant(a.identity_not_after)} (${ago(a.identity_not_after)})`]]} /></Section>
       <Trouble error={all.error} retry={all.reload} />
       {all.data?.items.length === 0 && <Empty title="It keeps nothing in service yet."><Command text={`chancery agents assign ${a.name} www.internal.example.com --target ${a.targets[0] ?? "TARGET"}`} /></Empty>}
-      <div class="cards">{all.data?.items.map((w) => (
+      <div class="cards">{all.data?.items.toSorted((x, y) => Number(y.state === "failed") - Number(x.state === "failed")).map((w) => (
         <Section key={w.id} title={words(w.names, 1)} actions={<State value={w.state} />}>
-          <Fields of={[["Names", w.names.join(", ")], ["Targets", w.targets.join(", ")], ["Profile", w.profile], ["Certificate", w.sha256 && <Link to={`/certs/${w.sha256}`}>show</Link>], ["Ends", w.not_after && `${instant(w.not_after)} (${ago(w.not_after)})`], ["Next is issued", ago(w.issue_at)], ["Took", w.took_ms ? `${count(w.took_ms)} ms` : ""], ["Reported", ago(w.reported_at)],
-            ["Failures in a row", w.attempt || ""], ["Error", w.error && <span class="bad-text">{w.error}</span>], ["It said", w.stderr && <pre tabIndex={0}>{w.stderr}</pre>]]} />
+          <Fields of={[["Error", w.error && <span class="bad-text">{w.error}</span>], ["It said", w.stderr && <pre tabIndex={0}>{w.stderr}</pre>], ["Failures in a row", w.attempt || ""], ["Names", w.names.join(", ")], ["Targets", w.targets.join(", ")], ["Profile", w.profile], ["Certificate", w.sha256 && <Link to={`/certs/${w.sha256}`}>show</Link>], ["Ends", w.not_after && `${instant(w.not_after)} (${ago(w.not_after)})`], ["Next is issued", ago(w.issue_at)], ["Took", w.took_ms ? `${count(w.took_ms)} ms` : ""], ["Reported", ago(w.reported_at)]]} />
           {may("operate") && <div class="actions"><button type="button" onClick={() => open({ kind: "renew", of: w })}>Renew…</button><button type="button" class="danger" onClick={() => open({ kind: "end", of: w })}>Unassign…</button></div>}
         </Section>
       ))}</div>

@@ -1,10 +1,10 @@
-import { useState } from "preact/hooks";
-import { change, may, type Page } from "../api";
+import { useEffect, useState } from "preact/hooks";
+import { change, changes, may, type Page } from "../api";
 import { ago, instant } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
 import { attempt, Badge, Command, Confirm, Dialog, Empty, Head, Loading, Section, State, Table, Tabs, type Tone, Trouble } from "../parts";
-import { param } from "../router";
+import { Link, param } from "../router";
 import { Findings, Logs } from "./ct";
 
 interface Alert { id: string; rule: string; subject: string; state: string; severity: string; summary: string; labels: Record<string, string>; since: string; fired_at?: string; resolved_at?: string; silence?: string }
@@ -36,18 +36,19 @@ export function Alerts() {
 }
 
 function Episodes({ state }: { state: string }) {
-  const [silencing, setSilencing] = useState<string>();
+  const [silencing, setSilencing] = useState<string>(), rule = param("rule"), severity = param("severity"), here = { view: state === "firing" ? undefined : state, severity };
   const columns: Column<Alert>[] = [
     { title: "Severity", width: "90px", cell: (a) => <Severity value={a.severity} />, text: (a) => a.severity },
     { title: "What", width: "minmax(260px, 3fr)", cell: (a) => <span title={`${a.summary}\n${a.subject}`}>{a.summary}</span>, text: (a) => a.summary },
     { title: "Subject", width: "minmax(120px, 1fr)", cell: (a) => <code title={a.subject}>{a.subject}</code>, text: (a) => a.subject },
-    { title: "Rule", width: "minmax(130px, .8fr)", cell: (a) => a.rule },
+    { title: "Rule", width: "minmax(130px, .8fr)", cell: (a) => <Link to="/alerts" query={{ ...here, rule: a.rule }} title={`Only ${a.rule}`}>{a.rule}</Link>, text: (a) => a.rule },
     { title: "Since", width: "100px", cell: (a) => <span title={instant(a.since)}>{ago(a.since)}</span>, text: (a) => a.since },
-    { title: state === "resolved" ? "Ended" : "", width: "110px", cell: (a) => (a.resolved_at ? ago(a.resolved_at) : a.silence ? <Badge>silenced</Badge> : may("operate") && <button type="button" class="quiet" onClick={() => setSilencing(`subject=${a.subject}`)}>Silence…</button>), text: (a) => a.resolved_at ?? a.silence ?? "" },
+    { title: state === "resolved" ? "Ended" : "Told", width: "110px", cell: (a) => (a.resolved_at ? ago(a.resolved_at) : a.silence ? <Badge>silenced</Badge> : may("operate") ? <button type="button" class="quiet" onClick={() => setSilencing(`subject=${a.subject}`)}>Silence…</button> : "yes"), text: (a) => a.resolved_at ?? a.silence ?? "" },
   ];
   return (
     <>
-      <List<Alert> path="/alerts" query={{ state }} label="alerts" columns={columns} id={(a) => a.id} empty={<Empty title={state === "firing" ? "Nothing fires." : "None."} />} />
+      <p class="chips" role="group" aria-label="Only">{["", "critical", "warning", "info"].map((s) => <Link key={s} class="chip" to="/alerts" query={{ ...here, rule, severity: s }} current={s === severity}>{s || "every severity"}</Link>)}{rule && <Link class="chip" to="/alerts" query={here}>{rule} ✕</Link>}</p>
+      <List<Alert> path="/alerts" query={{ state, rule, severity }} label="alerts" columns={columns} id={(a) => a.id} empty={<Empty title={state === "firing" ? "Nothing fires." : "None."} />} />
       {silencing !== undefined && <Silencer matchers={silencing} onClose={() => setSilencing(undefined)} />}
     </>
   );
@@ -160,12 +161,16 @@ const deliveries: Column<Delivery>[] = [
 ];
 
 function Deliveries() {
-  const channels = useLoad<Page<Channel>>("/alerts/channels", { limit: 1000 });
+  const channels = useLoad<Page<Channel>>("/alerts/channels", { limit: 1000 }), look = () => { if (!document.hidden) changes.value++; };
+  useEffect(() => { // messages are sent without an entry in the journal, so nobody tells of them
+    const timer = setInterval(look, 5000);
+    return () => clearInterval(timer);
+  }, []);
   return (
     <>
       <Trouble error={channels.error} retry={channels.reload} />
       {channels.data?.items.length === 0 && <Empty title="Nobody is told: there are no channels."><p>Add one to the configuration; docs/alerts.md has an example for each kind:</p><Command text={'[alert_channel.ops] kind = "slack" url_file = "/etc/chancery/slack.url"'} /></Empty>}
-      {!!channels.data?.items.length && <Section title="Channels" wide><p class="actions">{channels.data.items.map((c) => <span key={c.name}>{c.name} <span class="note">{c.kind}, from {c.severity}</span> {may("operate") && <button type="button" onClick={() => attempt(`A test for ${c.name} is on its way.`, () => change("POST", `/alerts/channels/${c.name}/test`))}>Test {c.name}</button>}</span>)}</p></Section>}
+      {!!channels.data?.items.length && <Section title="Channels" wide><p class="actions">{channels.data.items.map((c) => <span key={c.name}>{c.name} <span class="note">{c.kind}, from {c.severity}</span> {may("operate") && <button type="button" onClick={() => attempt(`A test for ${c.name} is on its way.`, async () => { await change("POST", `/alerts/channels/${c.name}/test`); look(); })}>Test {c.name}</button>}</span>)}</p></Section>}
       <List<Delivery> path="/alerts/deliveries" label="messages" columns={deliveries} id={(d) => d.id} empty={<Empty title="Nobody was told of anything yet." />} />
     </>
   );

@@ -1,6 +1,9 @@
 -- What the fleet shows by state.
 CREATE INDEX agent_assignment_state ON agent_assignment (state, id);
 
+-- Alerts of one rule.
+CREATE INDEX alert_state_rule ON alert (state, rule, id);
+
 -- Policies: what the inventory must not hold. query finds the violations;
 -- shadow only reports them, enforce has our own authorities refuse them.
 CREATE TABLE inventory_policy (
