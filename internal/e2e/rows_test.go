@@ -380,7 +380,7 @@ func (b *browser) pictures(dir string) {
 	defer b.run(chromedp.ResetViewport())
 	for _, p := range []struct{ name, path, heading, text string }{
 		{"overview", "", "Overview", "Active certificates"}, {"inventory", "certs?q=" + "expires%3A%3C14d%20status%3Aactive", "Inventory", "rsa"}, {"keys", "keys", "Inventory", "weak today"},
-		{"renewals", "renewals?show=managed", "Renewals", "app0.test"}, {"agents", "agents/web1", "web1", "It said"}, {"alerts", "alerts", "Alerts", "certificate-"},
+		{"renewals", "renewals?show=managed", "Renewals", "app0.test"}, {"agents", "agents/web1", "web1", "It said"}, {"alerts", "alerts?severity=critical", "Alerts", "Silence…"},
 	} {
 		shot(p.name, p.path, p.heading, p.text)
 	}
