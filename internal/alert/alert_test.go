@@ -285,14 +285,14 @@ func (w *world) journal(t *testing.T, kind, subject string) {
 func TestJournalEntries(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
-		w.journal(t, "renew.fail", "managed:old") // history
+		w.journal(t, "managed.stop", "managed:old") // history
 		w.only(t, "renewal-failing", nil)
 		w.tick(t, time.Minute)
-		w.journal(t, "renew.fail", "managed:a")
-		w.journal(t, "renew.failing", "managed:b")
+		w.journal(t, "managed.stop", "managed:a")
+		w.journal(t, "managed.deploy_failed", "managed:b")
 		w.journal(t, "certificate.issue", "certificate:c")
 		w.tick(t, time.Minute)
-		w.journal(t, "renew.done", "managed:a")
+		w.journal(t, "managed.renew", "managed:a")
 		w.tick(t, time.Minute)
 		w.tick(t, time.Minute)
 		w.expect(t, "boss", "fire managed:a managed:b", "resolve managed:a")
@@ -532,10 +532,20 @@ func TestRuleIsSwitchedOffAndReset(t *testing.T) {
 		r, err := alert.FindRule(ctx, d.Read(), "unknown-certificate")
 		check(t, err)
 		r.Enabled = false
-		_, err = w.s.PutRule(ctx, r, "test", w.now)
+		r, err = w.s.PutRule(ctx, r, "test", w.now)
 		check(t, err)
+		if !r.Changed || !r.BuiltIn { // it can still be had as shipped
+			t.Errorf("%+v", r)
+		}
 		w.tick(t, time.Minute)
 		w.expect(t, "boss", "fire certificate:"+a, "resolve certificate:"+a)
+		for f, want := range map[alert.Filter]int{{State: alert.Resolved}: 1, {State: alert.Resolved, Rule: r.Name}: 1, {State: alert.Resolved, Rule: r.Name, Severity: r.Severity}: 1,
+			{State: alert.Resolved, Rule: "scan-late"}: 0, {State: alert.Resolved, Severity: alert.Info}: 0, {State: alert.Firing, Rule: r.Name}: 0} {
+			list, err := alert.List(ctx, d.Read(), f, "", 10)
+			if err != nil || len(list) != want {
+				t.Errorf("%+v: %d alerts, %v", f, len(list), err)
+			}
+		}
 		check(t, w.s.DropRule(ctx, r.Name, "test", w.now))
 		w.tick(t, time.Minute)
 		w.expect(t, "boss", "fire certificate:"+a, "resolve certificate:"+a, "fire certificate:"+a) // another episode
