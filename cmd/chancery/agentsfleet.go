@@ -17,7 +17,7 @@ func agentsFleet(c *conn) *cobra.Command {
 	cmd := &cobra.Command{Use: "fleet", Short: "Count agents by version and state, and what they keep in service", Args: noArgs,
 		Long: "Count agents by version and state, and what they keep in service by state. An agent is\nsilent when it has not been seen for 15 minutes.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, cl, err := printing(cmd, c, &out)
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}

@@ -33,7 +33,7 @@ func policySet(c *conn) *cobra.Command {
 		Long:    "Make a policy, or change the one of this name. A query without a status means active\ncertificates. With --dry-run it is tried on the whole inventory, and not stored.\n\n" + queryHelp,
 		Example: "  chancery certs policy set no-weak-keys key:weak --severity critical --dry-run\n  chancery certs policy set short-lives 'expires:>200d' --mode enforce --note 'ask for less than 200 days'\n  chancery certs policy set owned owner:none env:prod",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := printing(cmd, c, &out)
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
@@ -62,7 +62,7 @@ func policyCheck(c *conn) *cobra.Command {
 		Long:    "Show what a policy, or a query that could become one, finds in the whole inventory. The\nexit code is 3 when it finds something.",
 		Example: "  chancery certs policy check no-weak-keys\n  chancery certs policy check key:weak env:prod",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, cl, err := printing(cmd, c, &out)
+			p, cl, err := c.open(cmd.Context(), &out)
 			if err != nil {
 				return err
 			}
