@@ -16,7 +16,7 @@ func newAgents(e env) *cobra.Command {
 	cmd := group("agents", "Enrol agents, and say what they keep in service",
 		"Look at and steer the agents: `chancery agent` on hosts that the server cannot\nreach. An agent makes its keys itself and never sends them. docs/agents.md has\nthe whole of it.")
 	c := connect(e, cmd)
-	cmd.AddCommand(agentsList(c), agentsShow(c), agentsAssign(c), agentsRenew(c), agentsUnassign(c), agentsRevoke(c), agentsToken(c))
+	cmd.AddCommand(agentsList(c), agentsShow(c), agentsFleet(c), agentsAssignments(c), agentsAssign(c), agentsRenew(c), agentsUnassign(c), agentsRevoke(c), agentsToken(c))
 	return cmd
 }
 

@@ -360,6 +360,13 @@ func TestAgentReportsFailuresAndOnceIsEnough(t *testing.T) {
 	if a.State != "failed" || !strings.Contains(a.Stderr, "disk on fire") || a.Attempt != 1 || a.Error == "" {
 		t.Errorf("%+v", a)
 	}
+	if out := s.ok("agents", "assignments", "--state", "failed", "-o", "wide"); !strings.Contains(out, "one") || !strings.Contains(out, "www.test") || !strings.Contains(out, "disk on fire") {
+		t.Error(out)
+	}
+	var f api.Fleet
+	if decode(t, s.ok("agents", "fleet", "--json"), &f); len(f.Versions) != 1 || f.Versions[0].Count != 1 || f.Assignments["failed"] != 1 {
+		t.Errorf("%+v", f)
+	}
 	h.configure(fmt.Sprintf("probe = [%q]\n", h.addr))
 	if code, text := once(); code != exitOK || !strings.Contains(text, "1 certificates put into service, 0 failed") {
 		t.Fatal(code, text)

@@ -24,11 +24,19 @@ func newAlerts(e env) *cobra.Command {
 }
 
 func alertsList(c *conn) *cobra.Command {
-	state := "firing"
+	state, rule, severity := "firing", "", ""
 	l := listing[api.AlertView]{
-		cmd:     &cobra.Command{Use: "list", Short: "List alerts, the newest first", Example: "  chancery alerts list --watch\n  chancery alerts list --state resolved --limit 10"},
-		path:    "/alerts",
-		query:   func([]string) url.Values { return url.Values{"state": {state}} },
+		cmd:  &cobra.Command{Use: "list", Short: "List alerts, the newest first", Example: "  chancery alerts list --watch\n  chancery alerts list --state resolved --limit 10\n  chancery alerts list --rule unknown-certificate"},
+		path: "/alerts",
+		query: func([]string) url.Values {
+			q := url.Values{"state": {state}}
+			for name, v := range map[string]string{"rule": rule, "severity": severity} {
+				if v != "" {
+					q.Set(name, v)
+				}
+			}
+			return q
+		},
 		columns: []column{{name: "id", wide: true}, {name: "severity"}, {name: "rule"}, {name: "subject"}, {name: "since"}, {name: "silenced"}, {name: "summary"}, {name: "resolved_at", wide: true}},
 		row: func(a *api.AlertView) []string {
 			silenced := ""
@@ -40,6 +48,8 @@ func alertsList(c *conn) *cobra.Command {
 	}
 	cmd := l.command(c)
 	cmd.Flags().StringVar(&state, "state", state, "firing, pending (not for long or not often enough yet) or resolved")
+	cmd.Flags().StringVar(&rule, "rule", "", "only those of the rule with this `name`")
+	cmd.Flags().StringVar(&severity, "severity", "", "only those that are info, warning or critical")
 	return cmd
 }
 

@@ -30,7 +30,7 @@ func newCerts(e env) *cobra.Command {
 		"Work with every certificate that is known: issued here, imported, or seen by a scan.\n\n"+queryHelp+"\n\nA REF is an id, a fingerprint, a serial number, or a name that one active certificate has.")
 	c := connect(e, cmd)
 	cmd.AddCommand(certsList(c), certsShow(c), certsGet(c), certsExport(c), certsRevoke(c), certsIssued(c), certsImport(c), certsTag(c), certsEdit(c),
-		certsFacets(c), certsTimeline(c), certsEndpoints(c), certsViews(c), certsIncidents(c), certsFindings(c), certsExplain(c))
+		certsFacets(c), certsTimeline(c), certsEndpoints(c), certsViews(c), certsIncidents(c), certsFindings(c), certsExplain(c), certsPolicy(c))
 	return cmd
 }
 

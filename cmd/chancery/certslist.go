@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -27,7 +25,7 @@ adds an alternative:
 
   owner:pay   team:NAME   env:prod   tag:app=shop   (none: nobody's)
   name:www.example.com   name:*.example.com   example.com (with all below)
-  key:rsa-2048   issuer:NAME   serial:HEX   fingerprint:HEX   spki:HEX
+  key:rsa-2048|weak|classical|post-quantum   issuer:NAME   serial:HEX   fingerprint:HEX   spki:HEX
   status:active|superseded|issued|expired|revoked|retired|any
   source:ca|import|scan|ct|cloud|agent|renew   managed:yes   ca:no
   expires:<14d   expires:>90d   expires:<2027-01-31   seen:<7d   seen:>30d
@@ -221,71 +219,6 @@ func certsGet(c *conn) *cobra.Command {
 	cmd.Flags().StringVar(&format, "format", "chain", "`form`: chain (PEM with intermediates), pem (the certificate alone), der")
 	to.add(cmd)
 	return cmd
-}
-
-func certsExport(c *conn) *cobra.Command {
-	var to outFile
-	var format string
-	cmd := &cobra.Command{Use: "export [QUERY...]", Short: "Write all certificates that fit as CSV or JSON lines", Args: cobra.ArbitraryArgs,
-		Long:    "Write all certificates that fit, page by page, so that any number can be exported.\n\n" + queryHelp,
-		Example: "  chancery certs export status:active --out active.csv\n  chancery certs export 'expires:<30d' --format jsonl | jq -r .names[]",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if format != "csv" && format != "jsonl" {
-				return usagef("--format %s is neither csv nor jsonl", format)
-			}
-			cl, err := c.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return to.write(c.e, func(w io.Writer) error {
-				return export(cmd.Context(), cl, queryOf(args), format, w)
-			})
-		}}
-	cmd.Flags().StringVar(&format, "format", "csv", "`form`: csv or jsonl")
-	to.add(cmd)
-	return cmd
-}
-
-func export(ctx context.Context, cl *client.Client, query url.Values, format string, w io.Writer) error {
-	table, lines := csv.NewWriter(w), json.NewEncoder(w)
-	lines.SetEscapeHTML(false)
-	if format == "csv" {
-		names := make([]string, len(knownColumns))
-		for i, col := range knownColumns {
-			names[i] = col.name
-		}
-		if err := table.Write(names); err != nil {
-			return err
-		}
-	}
-	for page, err := range client.Pages[api.Known](ctx, cl, "/certs", query, 1000) {
-		if err != nil {
-			return err
-		}
-		for i := range page.Items {
-			if format == "csv" {
-				err = table.Write(safeCells(knownRow(&page.Items[i])))
-			} else {
-				err = lines.Encode(&page.Items[i])
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-	table.Flush()
-	return table.Error()
-}
-
-// safeCells quotes what a spreadsheet would run as a formula: names in
-// certificates are written by strangers.
-func safeCells(row []string) []string {
-	for i, cell := range row {
-		if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
-			row[i] = "'" + cell
-		}
-	}
-	return row
 }
 
 func certsFacets(c *conn) *cobra.Command {

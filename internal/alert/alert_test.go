@@ -139,7 +139,7 @@ func (w *world) expect(t *testing.T, channel string, want ...string) {
 
 func (w *world) alerts(t *testing.T, state alert.State) []alert.Alert {
 	t.Helper()
-	list, err := alert.List(context.Background(), w.db.Read(), state, "", 1000)
+	list, err := alert.List(context.Background(), w.db.Read(), alert.Filter{State: state}, "", 1000)
 	check(t, err)
 	return list
 }
@@ -532,10 +532,20 @@ func TestRuleIsSwitchedOffAndReset(t *testing.T) {
 		r, err := alert.FindRule(ctx, d.Read(), "unknown-certificate")
 		check(t, err)
 		r.Enabled = false
-		_, err = w.s.PutRule(ctx, r, "test", w.now)
+		r, err = w.s.PutRule(ctx, r, "test", w.now)
 		check(t, err)
+		if !r.Changed || !r.BuiltIn { // it can still be had as shipped
+			t.Errorf("%+v", r)
+		}
 		w.tick(t, time.Minute)
 		w.expect(t, "boss", "fire certificate:"+a, "resolve certificate:"+a)
+		for f, want := range map[alert.Filter]int{{State: alert.Resolved}: 1, {State: alert.Resolved, Rule: r.Name}: 1, {State: alert.Resolved, Rule: r.Name, Severity: r.Severity}: 1,
+			{State: alert.Resolved, Rule: "scan-late"}: 0, {State: alert.Resolved, Severity: alert.Info}: 0, {State: alert.Firing, Rule: r.Name}: 0} {
+			list, err := alert.List(ctx, d.Read(), f, "", 10)
+			if err != nil || len(list) != want {
+				t.Errorf("%+v: %d alerts, %v", f, len(list), err)
+			}
+		}
 		check(t, w.s.DropRule(ctx, r.Name, "test", w.now))
 		w.tick(t, time.Minute)
 		w.expect(t, "boss", "fire certificate:"+a, "resolve certificate:"+a, "fire certificate:"+a) // another episode

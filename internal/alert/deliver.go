@@ -272,14 +272,25 @@ func (s *Service) measure(ctx context.Context, now time.Time) error {
 }
 
 var (
-	qByState = db.SQL("alert.list_by_state", `SELECT `+alertColumns+` FROM alert WHERE state = $1 AND id < $2 ORDER BY id DESC LIMIT $3`)
+	qByState = db.SQL("alert.list_by_state", `SELECT `+alertColumns+` FROM alert WHERE state = $1 AND id < $2 AND ($4::text = '' OR severity = $4::text) ORDER BY id DESC LIMIT $3`)
+	qByRule  = db.SQL("alert.list_by_rule", `SELECT `+alertColumns+` FROM alert WHERE state = $1 AND rule = $5 AND id < $2 AND ($4::text = '' OR severity = $4::text) ORDER BY id DESC LIMIT $3`)
 	qByID    = db.SQL("alert.read_alert", `SELECT `+alertColumns+` FROM alert WHERE id = $1`)
 )
 
-// List returns up to limit episodes in a state before an id ("" = the newest
-// first).
-func List(ctx context.Context, q db.Q, state State, before string, limit int) ([]Alert, error) {
-	return db.List(ctx, q, qByState, scanAlert, state, orLast(before), limit)
+// Filter says which episodes are listed.
+type Filter struct {
+	State    State
+	Rule     string   // "" = any
+	Severity Severity // "" = any
+}
+
+// List returns up to limit episodes before an id ("" = the newest first).
+func List(ctx context.Context, q db.Q, f Filter, before string, limit int) ([]Alert, error) {
+	stmt, args := qByState, []any{f.State, orLast(before), limit, f.Severity}
+	if f.Rule != "" {
+		stmt, args = qByRule, append(args, f.Rule)
+	}
+	return db.List(ctx, q, stmt, scanAlert, args...)
 }
 
 // Find returns one episode, or a notFound fault.

@@ -72,7 +72,7 @@ func Defaults() []Rule {
 		{Name: "endpoint-failing", Kind: "endpoint-failing", Severity: Warning, Params: Params{Failures: 3, Of: 5}},
 		{Name: "journal-mismatch", Kind: "journal-mismatch", Severity: Critical},
 		{Name: "renewal-failing", Kind: "journal-entry", Severity: Critical, Params: Params{
-			Entries: []string{"managed.stop", "managed.deploy_failed"}, Clears: []string{"managed.renew", "managed.deploy_recovered", "managed.remove"}, Lasts: 7 * day}},
+			Entries: []string{"managed.stop", "managed.deploy_failed"}, Clears: []string{"managed.renew", "managed.update", "managed.remove", "managed.deploy_recovered"}, Lasts: 7 * day}},
 		{Name: "renewal-hurried", Kind: "journal-entry", Severity: Warning, Params: Params{Entries: []string{"managed.hurry"}, Lasts: 7 * day}},
 		{Name: "scan-late", Kind: "scan-late", Severity: Warning, Params: Params{For: Span(time.Hour)}},
 		{Name: "status-stale", Kind: "status-stale", Severity: Critical, Params: Params{Share: 0.25, For: Span(15 * time.Minute)}},
@@ -184,7 +184,8 @@ func Rules(ctx context.Context, q db.Q) ([]Rule, error) {
 	out := make([]Rule, 0, len(rows)+12)
 	for _, r := range Defaults() {
 		if row, ok := rows[r.Name]; ok {
-			row.BuiltIn, r = true, row
+			row.BuiltIn = true
+			r = row
 			delete(rows, r.Name)
 		}
 		out = append(out, r)

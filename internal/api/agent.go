@@ -118,7 +118,14 @@ type assignmentInput struct {
 	ID string `path:"id" maxLength:"128"`
 }
 
-func (s *Server) listAgents(ctx context.Context, in *ListInput) (*pageOf[Agent], error) {
+type listAgentsInput struct {
+	ListInput
+	State   string `query:"state" enum:"active,cloned,revoked" doc:"Only those in this state"`
+	Version string `query:"version" maxLength:"128" doc:"Only those that run this version"`
+	Silent  bool   `query:"silent" doc:"Only those that have not been seen for 15 minutes"`
+}
+
+func (s *Server) listAgents(ctx context.Context, in *listAgentsInput) (*pageOf[Agent], error) {
 	f, err := s.fleet()
 	if err != nil {
 		return nil, err
@@ -127,7 +134,7 @@ func (s *Server) listAgents(ctx context.Context, in *ListInput) (*pageOf[Agent],
 	if err != nil {
 		return nil, err
 	}
-	rows, err := f.List(ctx, after, in.Limit+1)
+	rows, err := f.Find(ctx, fleet.Filter{State: fleet.State(in.State), Version: in.Version, Silent: in.Silent}, after, in.Limit+1, now())
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,9 @@ func viewAlert(a *alert.Alert) AlertView {
 
 type listAlertsInput struct {
 	ListInput
-	State string `query:"state" default:"firing" enum:"pending,firing,resolved"`
+	State    string `query:"state" default:"firing" enum:"pending,firing,resolved"`
+	Rule     string `query:"rule" maxLength:"64" doc:"Only those of this rule"`
+	Severity string `query:"severity" enum:"info,warning,critical" doc:"Only of this severity"`
 }
 
 func (s *Server) listAlerts(ctx context.Context, in *listAlertsInput) (*pageOf[AlertView], error) {
@@ -68,7 +70,7 @@ func (s *Server) listAlerts(ctx context.Context, in *listAlertsInput) (*pageOf[A
 	if err != nil {
 		return nil, err
 	}
-	rows, err := alert.List(ctx, s.cfg.DB.Read(), alert.State(in.State), before, in.Limit+1)
+	rows, err := alert.List(ctx, s.cfg.DB.Read(), alert.Filter{State: alert.State(in.State), Rule: in.Rule, Severity: alert.Severity(in.Severity)}, before, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}

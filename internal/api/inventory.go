@@ -43,7 +43,7 @@ func (s *Server) inventoryOperations() {
 }
 
 // inventoryHelp explains q where users look for it.
-const inventoryHelp = `The query q is a list of terms, all of which must fit: ` + "`owner:pay`, `team:`, `env:`, `issuer:`, `key:rsa-2048`, `name:*.pay.example.com`, `status:active|superseded|expired|revoked|retired|any`, `source:ca|import|scan|ct|cloud|agent|renew`, `tag:app=shop`, `endpoint:www.example.com:443`, `expires:<14d`, `seen:>30d`, `managed:yes`, `ca:no`, `serial:`, `fingerprint:`, `spki:`, `id:`" + `, a bare name with everything below it, or other words. A key that is given again adds an alternative. What our own authorities issue is here within about a second.`
+const inventoryHelp = `The query q is a list of terms, all of which must fit: ` + "`owner:pay`, `team:`, `env:`, `issuer:`, `key:rsa-2048|weak|classical|post-quantum`, `name:*.pay.example.com`, `status:active|superseded|expired|revoked|retired|any`, `source:ca|import|scan|ct|cloud|agent|renew`, `tag:app=shop`, `endpoint:www.example.com:443`, `expires:<14d`, `seen:>30d`, `managed:yes`, `ca:no`, `serial:`, `fingerprint:`, `spki:`, `id:`" + `, a bare name with everything below it, or other words. A key that is given again adds an alternative. What our own authorities issue is here within about a second.`
 
 // Known is one certificate that is known, whoever issued it.
 type Known struct {
@@ -329,14 +329,18 @@ func (s *Server) listFacets(ctx context.Context, in *facetsInput) (*bodyOf[Facet
 		return nil, err
 	}
 	out := &bodyOf[Facets]{Facets{make([]Facet, len(found))}}
-	for i, x := range found {
-		v := Facet{By: string(x.By), Values: make([]FacetValue, len(x.Values)), Other: x.Other, Exact: x.Exact}
-		for j, y := range x.Values {
-			v.Values[j] = FacetValue{y.Value, y.N}
-		}
-		out.Body.Facets[i] = v
+	for i := range found {
+		out.Body.Facets[i] = viewFacet(&found[i])
 	}
 	return out, nil
+}
+
+func viewFacet(f *inventory.Facet) Facet {
+	v := Facet{By: string(f.By), Values: make([]FacetValue, len(f.Values)), Other: f.Other, Exact: f.Exact}
+	for i, x := range f.Values {
+		v.Values[i] = FacetValue{x.Value, x.N}
+	}
+	return v
 }
 
 // Timeline is how many certificates end on which day.

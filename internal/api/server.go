@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -106,6 +107,7 @@ type Server struct {
 	feeds       map[feed]*memory // set once
 	hub         *hub
 	verifying   sync.Mutex     // held by the one verify-journal that runs
+	exporting   sync.Mutex     // held by the one export-cbom that runs
 	attempts    *limit.Limiter // sign-ins per network
 	crossOrigin *http.CrossOriginProtection
 	spec        func() ([]byte, error) // the OpenAPI document, made once
@@ -168,6 +170,7 @@ func New(cfg Config) (*Server, error) {
 // registerAll is the table of contents of the API.
 func (s *Server) registerAll() {
 	s.inventoryOperations()
+	s.policies()
 	s.certificates()
 	s.revocations()
 	s.incidents()
@@ -186,6 +189,7 @@ func (s *Server) registerAll() {
 	s.scans()
 	s.alerts()
 	s.agents()
+	s.fleetOperations()
 	s.sourceOperations()
 	s.ctOperations()
 	s.about()
@@ -238,7 +242,9 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 // register adds an operation whose handler returns typed output.
 func register[I, O any](s *Server, op huma.Operation, h func(ctx context.Context, in *I) (*O, error)) {
 	op.Path, op.MaxBodyBytes = Prefix+op.Path, cmp.Or(op.MaxBodyBytes, largeBodies[op.OperationID], maxBody)
-	op.Responses = s.errorResponse()
+	responses := s.errorResponse()
+	maps.Copy(responses, op.Responses)
+	op.Responses = responses
 	if need := accessTable[op.OperationID].need; need != token.Public {
 		op.Security = []map[string][]string{{"bearer": {}}, {"session": {}}}
 		op.Description = strings.TrimSpace(op.Description + "\n\nNeeds the permission " + string(need) + ": " + roleList(need) + ".")

@@ -171,8 +171,12 @@ func (a *App) loadCA(ctx context.Context) (err error) {
 	if a.weak, err = weakKeys(a.cfg.ACME.WeakKeyFiles); err != nil {
 		return err
 	}
+	refuse, err := a.openPolicies(ctx)
+	if err != nil {
+		return err
+	}
 	a.ca, err = ca.Open(ctx, ca.Config{DB: a.db, Keys: a.stores.all, ResponderKeys: a.stores.responders, URLs: ca.URLs{Base: a.cfg.Server.HTTPURL}, Trust: trusts(a.cfg),
-		SignerLog: a.signerLog.Append, Submit: logs, WeakKeys: a.weak, Log: a.log})
+		SignerLog: a.signerLog.Append, Submit: logs, WeakKeys: a.weak, Refuse: refuse, Log: a.log})
 	return err
 }
 
@@ -398,6 +402,7 @@ func (a *App) backgroundLoops() []loop.Every {
 	}
 	loops = append(loops, a.accessLoops(every)...)
 	loops = append(loops, a.inventoryLoops()...)
+	loops = append(loops, a.policyLoop())
 	loops = append(loops, a.scanLoops()...)
 	loops = append(loops, a.renewLoops()...)
 	loops = append(loops, a.alertLoops()...)

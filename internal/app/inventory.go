@@ -15,9 +15,8 @@ import (
 	"chancery/internal/loop"
 )
 
-// openInventory prepares the inventory and the watches of directories.
+// openInventory prepares the watches of directories.
 func (a *App) openInventory(context.Context) error {
-	a.inventory = inventory.New(a.db)
 	if !a.has(config.RoleWriter) {
 		return nil
 	}

@@ -14,7 +14,6 @@ import (
 	"chancery/internal/config"
 	"chancery/internal/deploy"
 	"chancery/internal/fault"
-	"chancery/internal/inventory"
 	"chancery/internal/issuer"
 	"chancery/internal/issuer/local"
 	"chancery/internal/limit"
@@ -36,7 +35,7 @@ func (a *App) openRenew(registered map[string]*ca.Profile) error {
 	if err != nil {
 		return err
 	}
-	a.renew = renew.New(renew.Config{DB: a.db, Inventory: inventory.New(a.db), Secrets: a.keys.Sealer(), Issuers: issuers, Targets: targets,
+	a.renew = renew.New(renew.Config{DB: a.db, Inventory: a.inventory, Secrets: a.keys.Sealer(), Issuers: issuers, Targets: targets,
 		Lease: a.cfg.Renew.Lease, CheckWorkers: a.cfg.Renew.CheckWorkers, Remote: a.agentKeys(), Metrics: a.metrics, Log: a.log})
 	return nil
 }

@@ -96,12 +96,33 @@ func (s *Service) plan(ctx context.Context, req *Request, now time.Time) (*plan,
 	if err != nil {
 		return nil, err
 	}
+	if err := s.permit(auth, req, from, to); err != nil {
+		return nil, err
+	}
 	leaf := pki.Leaf{NotBefore: from, NotAfter: to, SPKI: req.CSR.SPKI, Identifiers: req.Grant.Names(),
 		CommonName: req.CSR.NameFor(req.Grant.Names()), MustStaple: req.CSR.MustStaple}
 	if req.Profile.CT != nil {
 		return s.planLogged(ctx, auth, leaf, req, spkiHash)
 	}
 	return s.build(ctx, auth, req.Profile, leaf, req, spkiHash)
+}
+
+// Proposal is a certificate that is about to be issued.
+type Proposal struct {
+	Issuer              string // common name of the authority
+	KeyType             pki.KeyType
+	Names               []pki.Identifier
+	NotBefore, NotAfter time.Time
+	Actor               string
+	OrderID             string // "" outside ACME
+}
+
+// permit asks the policies of this installation.
+func (s *Service) permit(auth *Authority, req *Request, from, to time.Time) error {
+	if s.refuse == nil {
+		return nil
+	}
+	return s.refuse(Proposal{Issuer: auth.Cert.Subject.CommonName, KeyType: req.CSR.KeyType, Names: req.Grant.Names(), NotBefore: from, NotAfter: to, Actor: req.Actor, OrderID: req.OrderID})
 }
 
 // build encodes and lints the TBSCertificate of leaf.

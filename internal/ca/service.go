@@ -56,6 +56,8 @@ type Config struct {
 	// Submit, if set, has a precertificate logged and returns the timestamps of
 	// the logs, checked; it keeps the deadline. Profiles with CT need it.
 	Submit func(ctx context.Context, sub Submission) ([]pki.SCT, error)
+	// Refuse, if set, returns a *fault.Error for what must not be issued.
+	Refuse func(Proposal) error
 	Log    *slog.Logger // nil: discard
 }
 
@@ -71,6 +73,7 @@ type Service struct {
 	record func([32]byte) error
 	weak   pki.WeakKeys
 	submit func(context.Context, Submission) ([]pki.SCT, error)
+	refuse func(Proposal) error
 	random io.Reader
 
 	throwaways keys.Throwaways
@@ -101,7 +104,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.ResponderKeys != nil {
 		homes[RoleOCSP] = cfg.ResponderKeys
 	}
-	s := &Service{db: cfg.DB, keys: cfg.Keys, homes: homes, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, weak: cfg.WeakKeys, submit: cfg.Submit, random: rand.Reader}
+	s := &Service{db: cfg.DB, keys: cfg.Keys, homes: homes, urls: cfg.URLs, trust: cfg.Trust, log: cfg.Log, record: cfg.SignerLog, weak: cfg.WeakKeys, submit: cfg.Submit, refuse: cfg.Refuse, random: rand.Reader}
 	return s, s.Reload(ctx)
 }
 

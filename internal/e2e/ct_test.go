@@ -18,6 +18,13 @@ import (
 // and authorities made by `chancery ca init`.
 func (s *site) configure(text string) {
 	s.t.Helper()
+	s.write(text)
+	run(s.t, tool{name: s.bin, args: []string{"ca", "init", "--offline", "--config", s.config}})
+}
+
+// write is configure for a site that has its authorities.
+func (s *site) write(text string) {
+	s.t.Helper()
 	url := ""
 	if s.db != "" {
 		url = fmt.Sprintf("[database]\nurl = %q\n", s.db)
@@ -37,7 +44,6 @@ allow_targets = ["127.0.0.0/8"]
 [limits]
 enabled = false
 %s`, s.data, s.listen, s.plain, s.debug, portOf(s.listen), s.plain, url, s.http01, s.alpn, s.dns.Addr(), text), 0o600)
-	run(s.t, tool{name: s.bin, args: []string{"ca", "init", "--offline", "--config", s.config}})
 }
 
 func portOf(addr string) string {

@@ -182,17 +182,20 @@ var errEnded = errors.New("the process ended before it was ready")
 
 // waitReady waits for the ready file, or for the end of the process.
 func (p *process) waitReady() error {
-	err := poll(time.Minute, p.ended, func() error {
-		text, err := os.ReadFile(p.file)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(text, &p.ready)
-	})
+	err := poll(time.Minute, p.ended, p.loadReady)
 	if err != nil && !p.running() {
 		return errEnded
 	}
 	return err
+}
+
+// loadReady reads the ready file.
+func (p *process) loadReady() error {
+	text, err := os.ReadFile(p.file)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, &p.ready)
 }
 
 // running reports whether the process lives.

@@ -24,7 +24,7 @@ type Filter struct {
 	Teams        []string
 	Environments []string
 	Issuers      []string // a label, or part of an issuer's name
-	Keys         []string // pki.KeyDescription
+	Keys         []string // pki.KeyDescription, or weak, classical, post-quantum
 	Statuses     []Status // empty = all but Retired
 	Source       Source   // known from at least one of these; 0 = any
 	Managed      *bool

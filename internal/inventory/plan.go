@@ -291,6 +291,9 @@ func (s *Store) prepare(ctx context.Context, f *Filter) (*conditions, error) {
 	if err := s.resolveIssuers(ctx, c, f.Issuers); err != nil {
 		return nil, err
 	}
+	if err := s.resolveKeys(ctx, c); err != nil {
+		return nil, err
+	}
 	return c, s.resolveIDs(ctx, c, f)
 }
 

@@ -242,13 +242,16 @@ var reKey = regexp.MustCompile(`^(rsa|p|ed|ml-dsa-)?[a-z0-9]{1,12}$`)
 // addKey accepts the usual spellings: rsa-2048, RSA2048, P-256.
 func (f *Filter) addKey(v string) error {
 	v = lower(v)
+	if keyGroups[v] != nil {
+		return addTo(&f.Keys, v)
+	}
 	for _, family := range []string{"rsa", "p", "ed"} {
 		if rest, ok := strings.CutPrefix(v, family+"-"); ok {
 			v = family + rest
 		}
 	}
 	if !reKey.MatchString(v) {
-		return fault.New(fault.Invalid, "not a kind of key; examples: rsa2048 p256 ed25519 ml-dsa-65")
+		return fault.New(fault.Invalid, "not a kind of key; examples: rsa2048 p256 ed25519 ml-dsa-65, or weak, classical, post-quantum")
 	}
 	return addTo(&f.Keys, v)
 }

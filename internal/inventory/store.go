@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"chancery/internal/db"
@@ -15,8 +16,9 @@ import (
 // Store is the inventory in a database. All methods are safe for concurrent
 // use, by any number of replicas.
 type Store struct {
-	db      *db.DB
-	issuers issuers
+	db       *db.DB
+	issuers  issuers
+	policies atomic.Pointer[[]enforced] // those in force; nil: not loaded yet
 }
 
 // New returns the inventory of d.
@@ -68,6 +70,7 @@ func scanCertificate(r *db.Row) Certificate {
 
 var (
 	qByIDs           = db.SQL("inventory.list_by_ids", `SELECT `+shown+` FROM inventory c WHERE c.id = ANY($1::text[]) ORDER BY c.id`)
+	qKeyHashes       = db.SQL("inventory.list_key_hashes", `SELECT id, spki_hash FROM inventory WHERE id = ANY($1::text[])`)
 	qIDByFingerprint = db.SQL("inventory.read_id", `SELECT id FROM inventory WHERE fingerprint = $1`)
 	qDER             = db.SQL("inventory.read_der", `SELECT der FROM inventory_der WHERE inventory_id = $1`)
 	qNames           = db.SQL("inventory.list_names", `SELECT rname FROM inventory_name WHERE inventory_id = $1 AND rname > $2 ORDER BY rname LIMIT $3`)
@@ -280,4 +283,18 @@ func (c *change) setStatus(m *member, now int64) {
 	}
 	c.recount(m, func() { m.status = want })
 	c.tx.Queue(qSetStatus, nil, []string{m.id}, want)
+}
+
+// KeyHashes returns the SHA-256 of the public keys of certificates by id.
+func (s *Store) KeyHashes(ctx context.Context, ids []string) (map[string][]byte, error) {
+	out := make(map[string][]byte, len(ids))
+	err := s.db.Read().All(ctx, qKeyHashes, func(r *db.Row) error {
+		id := r.Text()
+		out[id] = r.Bytes()
+		return nil
+	}, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read keys: %w", err)
+	}
+	return out, nil
 }

@@ -370,7 +370,7 @@ func (e *Engine) items(ctx context.Context, b *batch) (out []deploy.Item, unfit 
 const (
 	deployStep  = time.Minute
 	deployCap   = 6 * time.Hour
-	deployAlert = 3 // failures in a row that a person should know of
+	deployAlert = 3 // every so many failures in a row, a person should know of it (again)
 )
 
 // placed stores what became of one item.
@@ -390,7 +390,9 @@ func (e *Engine) placed(ctx context.Context, b *batch, r batchRow, o deploy.Outc
 			if err != nil || r.attempt < deployAlert {
 				return err
 			}
-			return audit.Append(tx, audit.Entry{At: now, Kind: "managed.deploy_recovered", Actor: "system", Subject: "managed:" + r.id, Data: map[string]any{"target": b.target}})
+			// The end of what managed.deploy_failed began.
+			return audit.Append(tx, audit.Entry{At: now, Kind: "managed.deploy_recovered", Actor: "system", Subject: "managed:" + r.id,
+				Data: map[string]any{"target": b.target, "attempts": r.attempt}})
 		}
 		return e.unplaced(ctx, tx, b, r, o, now)
 	})
@@ -411,7 +413,7 @@ func (e *Engine) unplaced(ctx context.Context, tx *db.Tx, b *batch, r batchRow, 
 		return err
 	}
 	record(tx, r.id, now, "deploy", fmt.Sprintf("%s does not serve it: %s; next try at %s", b.target, clip(why.Error()), at.UTC().Format(time.RFC3339)))
-	if r.attempt+1 != deployAlert {
+	if (r.attempt+1)%deployAlert != 0 {
 		return nil
 	}
 	return audit.Append(tx, audit.Entry{At: now, Kind: "managed.deploy_failed", Actor: "system", Subject: "managed:" + r.id,

@@ -290,6 +290,30 @@ func TestDeploymentsAreBatched(t *testing.T) {
 	})
 }
 
+// A target that goes on failing is in the journal, again and again, and so is
+// the end of it: alerts are made of both.
+func TestFailingTargetIsInTheJournal(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t, dbtest.SQLiteURL(t)), t.TempDir(), 24*time.Hour)
+	f := &folder{dir: t.TempDir()}
+	f.set("x", errors.New("no space left"))
+	c := newClock()
+	w.start(t, renew.Config{Now: c.now, Lease: driven, Targets: map[string]*renew.Place{"folder": {Run: f.run}}})
+	_, err := w.engine.Create(context.Background(), renew.Spec{Name: "x", Names: names(t, "x.example.test"),
+		Targets: []renew.Target{{Name: "folder", Params: map[string]string{"site": "x"}}}}, "test")
+	must(t, err)
+	for n := 1; n <= 2; n++ {
+		w.drive(t, c, time.Minute, 40*time.Hour, "x", "told", func(renew.Managed) bool { return w.journal(t, "managed.deploy_failed") == n })
+		if got := len(f.sizes()); got != 3*n {
+			t.Errorf("told the %d. time after %d failures", n, got)
+		}
+	}
+	f.set("x", nil)
+	w.drive(t, c, time.Minute, 40*time.Hour, "x", "idle", isIdle)
+	if n := w.journal(t, "managed.deploy_recovered"); n != 1 {
+		t.Errorf("%d entries say that it is over", n)
+	}
+}
+
 // Two replicas never give one target two batches at once, and a person's wish
 // does not wait for the time of collecting.
 func TestOneBatchAtATime(t *testing.T) {

@@ -21,7 +21,7 @@ function Header() {
       <Link class="brand" to="/"><img src="/ui/icon.svg" alt="" width="24" height="24" /> Chancery</Link>
       <button type="button" class="menu" aria-expanded={open} aria-controls="nav" onClick={() => set(!open)}>Menu</button>
       <nav id="nav" aria-label="Views" class={open ? "open" : ""}>
-        {screens.filter((v) => v.nav).map((v) => <Link key={v.path} to={v.path} current={v.path === "/" ? path.value === "/" : path.value.startsWith(v.path)}>{v.nav}</Link>)}
+        {screens.filter((v) => v.nav).map((v) => <Link key={v.path} to={v.path} current={v.path === "/" ? path.value === "/" : path.value.startsWith(v.path) || screens.some((o) => o.under === v.path && o.path === path.value)}>{v.nav}</Link>)}
       </nav>
       <div class="who">
         <span class={`dot ${live.value ? "good" : "warn"}`} title={live.value ? "Changes arrive as they happen" : "The stream of changes is interrupted"} role="img" aria-label={live.value ? "live" : "not live"} />

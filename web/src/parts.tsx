@@ -13,8 +13,8 @@ export type Tone = "good" | "warn" | "bad" | "info" | "";
 export const Badge = ({ tone = "", children }: Children & { tone?: Tone }) => <span class={`badge ${tone}`}>{children}</span>;
 
 const tones: Record<string, Tone> = {
-  active: "good", issued: "good", valid: "good", done: "good", ok: "good", verified: "good", live: "good", idle: "good",
-  expired: "warn", superseded: "", retired: "", pending: "info", ready: "info", processing: "info", waiting: "info", running: "info", intent: "info", marking: "info", revoking: "warn",
+  active: "good", issued: "good", valid: "good", done: "good", ok: "good", verified: "good", live: "good", idle: "good", following: "good", ours: "good", sent: "good",
+  expired: "warn", superseded: "", retired: "", pending: "info", new: "info", collecting: "info", open: "bad", acknowledged: "", failing: "warn", forked: "bad", cloned: "bad", firing: "bad", enforce: "info", shadow: "", ready: "info", processing: "info", waiting: "info", running: "info", intent: "info", marking: "info", revoking: "warn",
   revoked: "bad", invalid: "bad", failed: "bad", damaged: "bad", rejected: "bad", abandoned: "warn", paused: "warn", cancelled: "", withdrawn: "",
 };
 
@@ -79,6 +79,27 @@ export function Dialog({ title, children, onClose }: Children & { title: string;
   useEffect(() => { ref.current?.showModal(); }, []);
   return <dialog ref={ref} aria-label={title} onClose={onClose} onCancel={onClose}><div class="card-head"><h2>{title}</h2><button type="button" class="quiet" aria-label="Close" onClick={onClose}>✕</button></div>{children}</dialog>;
 }
+
+// Confirm says what will happen, and does it when the reader agrees.
+export function Confirm({ title, action, done, danger, run, onClose, children }: Children & { title: string; action: string; done: string; danger?: boolean; run: () => Promise<unknown>; onClose: () => void }) {
+  const [busy, set] = useState(false);
+  return (
+    <Dialog title={title} onClose={onClose}>
+      <form class="form" onSubmit={async (e) => { e.preventDefault(); set(true); if (await attempt(done, run)) onClose(); else set(false); }}>
+        {children}
+        <div class="actions"><button type="submit" class={danger ? "danger" : "primary"} disabled={busy}>{action}</button><button type="button" onClick={onClose}>Leave it</button></div>
+      </form>
+    </Dialog>
+  );
+}
+
+// Table is one that scrolls sideways by itself, also by keyboard.
+export const Table = ({ label, head, children }: Children & { label: string; head: string[] }) => (
+  <div class="scroll" tabIndex={0} role="region" aria-label={label}><table><thead><tr>{head.map((h, i) => (h ? <th key={i}>{h}</th> : <td key={i} />))}</tr></thead><tbody>{children}</tbody></table></div>
+);
+
+// words joins the first names of a list.
+export const words = (list: string[], n: number) => list.slice(0, n).join(", ") + (list.length > n ? ` +${list.length - n}` : "");
 
 interface Saying { id: number; text: string; tone: Tone; to?: string }
 const sayings = signal<Saying[]>([]);

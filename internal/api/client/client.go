@@ -116,9 +116,36 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 	return r, nil
 }
 
-func (c *Client) send(r *http.Request, out any) error {
+// Stream fetches a path below /api/v1 whose answer may be of any length, and
+// copies it to w as it comes. An error means that w got a part of it, or none.
+func (c *Client) Stream(ctx context.Context, path string, query url.Values, w io.Writer) error {
+	r, err := c.request(ctx, http.MethodGet, path, query, nil)
+	if err != nil {
+		return err
+	}
+	c.sign(r, "*/*")
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return unreachable(r, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil {
+			return unreachable(r, err)
+		}
+		return refused(resp, body)
+	}
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	return nil
+}
+
+// sign adds who asks, and for what.
+func (c *Client) sign(r *http.Request, accept string) {
 	r.Header.Set("User-Agent", c.agent)
-	r.Header.Set("Accept", "application/json")
+	r.Header.Set("Accept", accept)
 	if r.Body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
@@ -128,6 +155,10 @@ func (c *Client) send(r *http.Request, out any) error {
 	if c.reason != "" {
 		r.Header.Set("X-Break-Glass", c.reason)
 	}
+}
+
+func (c *Client) send(r *http.Request, out any) error {
+	c.sign(r, "application/json")
 	resp, err := c.http.Do(r)
 	if err != nil {
 		return unreachable(r, err)

@@ -77,7 +77,6 @@ const assignmentColumns = `id, agent_id, names, targets, profile, state, csr, ch
 var (
 	qAgent       = db.SQL("fleet.get_agent", `SELECT `+agentColumns+` FROM agent WHERE id = $1`)
 	qAgentByName = db.SQL("fleet.get_agent_by_name", `SELECT `+agentColumns+` FROM agent WHERE name = $1`)
-	qAgents      = db.SQL("fleet.list_agents", `SELECT `+agentColumns+` FROM agent WHERE name > $1 ORDER BY name LIMIT $2`)
 	qInsertAgent = db.SQL("fleet.insert_agent", `INSERT INTO agent (id, name, owner, state, cert_hash, cert_end, generation, instance, version, address, targets, enrolled_at)
 		VALUES ($1, $2, $3, 'active', $4, $5, 1, $6, $7, $8, '[]', $9)`)
 	qReenroll = db.SQL("fleet.reenroll_agent", `UPDATE agent SET owner = $2, state = 'active', cert_hash = $3, cert_before = NULL, cert_end = $4,
@@ -170,15 +169,6 @@ func (s *Server) Get(ctx context.Context, ref string) (Agent, error) {
 	}
 	a.Parked = s.parked(a.ID)
 	return a, err
-}
-
-// List returns up to limit agents by name, after the one named after.
-func (s *Server) List(ctx context.Context, after string, limit int) ([]Agent, error) {
-	agents, err := db.List(ctx, s.cfg.DB.Read(), qAgents, scanAgent, after, limit)
-	for i := range agents {
-		agents[i].Parked = s.parked(agents[i].ID)
-	}
-	return agents, err
 }
 
 // Assignments returns up to limit assignments of an agent, after the one with

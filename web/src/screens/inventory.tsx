@@ -3,7 +3,7 @@ import { change, may } from "../api";
 import { ago, count, day } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
-import { attempt, Command, Dialog, Empty, Head, State, Trouble } from "../parts";
+import { attempt, Command, Dialog, Empty, Head, State, Tabs, Trouble } from "../parts";
 import { go, href, Link, param, setParam } from "../router";
 
 export interface Known {
@@ -41,6 +41,9 @@ function withTerm(q: string, key: string, value?: string): string {
   return (value === undefined ? rest : `${rest} ${key}:${quoted(value)}`).trim();
 }
 
+// EstateTabs are the parts of the inventory.
+export const EstateTabs = ({ current }: { current: string }) => <Tabs label="Inventory" current={current} of={[{ name: "certs", title: "Certificates", to: "/certs" }, { name: "keys", title: "Keys", to: "/keys" }, { name: "policies", title: "Policies", to: "/policies" }]} />;
+
 export function Inventory() {
   const q = param("q"), [draft, setDraft] = useState(q), [last, setLast] = useState(q);
   const [selected, select] = useState(new Set<string>()), [editing, setEditing] = useState(false);
@@ -51,6 +54,7 @@ export function Inventory() {
   return (
     <>
       <Head title="Inventory" at={facets.at} cli={`chancery certs list${q ? ` '${q}'` : ""}`} curl={`/certs${q ? "?q=" + encodeURIComponent(q) : ""}`} />
+      <EstateTabs current="certs" />
       <form class="search" role="search" onSubmit={(e) => { e.preventDefault(); search(draft); }}>
         <label class="hidden" for="q">Search</label>
         <input id="q" type="search" value={draft} onInput={(e) => setDraft(e.currentTarget.value)} placeholder="owner:pay expires:<14d key:rsa-2048 name:*.pay.example.com" autocomplete="off" spellcheck={false} />
