@@ -14,7 +14,6 @@ import (
 	"chancery/internal/api"
 	"chancery/internal/api/client"
 	"chancery/internal/bus/bustest"
-	"chancery/internal/config"
 	"chancery/internal/db/dbtest"
 	"chancery/internal/keys"
 	"chancery/internal/pki"
