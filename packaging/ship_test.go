@@ -249,7 +249,7 @@ func TestDebianPackage(t *testing.T) {
 // docs/install.md says, and serves until it is ready.
 func serves(t *testing.T, program, conf, data string) {
 	t.Helper()
-	environ := append(os.Environ(), "CHANCERY_SERVER_DATA="+data, "CHANCERY_SERVER_LISTEN=127.0.0.1:0", "CHANCERY_SERVER_HTTP_LISTEN=127.0.0.1:0", "CHANCERY_SERVER_DEBUG_LISTEN=")
+	environ := append(os.Environ(), "CHANCERY_SERVER_DATA="+data, "CHANCERY_SERVER_LISTEN=127.0.0.1:0", "CHANCERY_SERVER_HTTP_LISTEN=localhost:0", "CHANCERY_SERVER_DEBUG_LISTEN=")
 	start := func(args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), program, args...)
 		cmd.Env = environ
