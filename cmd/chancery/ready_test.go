@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"chancery/internal/testenv"
 )
 
 // TestSupervisorIsTold: what Type=notify of the systemd unit waits for.
@@ -33,9 +35,9 @@ func TestSupervisorIsTold(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan int, 1)
 	var log lockedBuffer
-	debug := freeAddr(t)
+	debug := testenv.FreeAddr(t)
 	go func() {
-		done <- run(ctx, []string{"dev", "--data", s.path("data"), "--listen", freeAddr(t), "--http-listen", freeAddr(t), "--debug-listen", debug},
+		done <- run(ctx, []string{"dev", "--data", s.path("data"), "--listen", testenv.FreeAddr(t), "--http-listen", testenv.FreeAddr(t), "--debug-listen", debug},
 			env{stdout: &log, stderr: &log, environ: []string{"NOTIFY_SOCKET=" + s.path("notify")}})
 	}()
 	if got := told(); got != "READY=1" {
