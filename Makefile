@@ -29,7 +29,7 @@ empty :=
 space := $(empty) $(empty)
 norace_re := /internal/($(subst $(space),|,$(strip $(NORACE))))(/|$$)
 
-.PHONY: help build dev test test-pkcs11 lint ui bench bench-record bench-page release clean
+.PHONY: help build dev test test-pkcs11 lint ui bench bench-record bench-page deb release clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ dev: build ## build and run everything on this machine
 	$(BIN) dev
 
 lint: ## formatting, vet and the conventions of the house
-	@unformatted=$$(gofmt -l cmd internal); test -z "$$unformatted" || { echo "gofmt these: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd internal packaging); test -z "$$unformatted" || { echo "gofmt these: $$unformatted"; exit 1; }
 	go vet ./...
 	go test ./internal/house
 
@@ -72,11 +72,17 @@ bench-page: build ## make docs/performance.md of the result files
 	@cd docs/performance && profile=; test ! -s profile.txt || profile='--profile profile.txt'; \
 	../../$(BIN) bench report --page --costs costs.md $$profile *.jsonl >../performance.md
 
-release: ## static programs for every platform in dist/, with checksums
+deb: build ## the Debian package in dist/, for this machine
+	packaging/debian/build.sh $(BIN) $(BIN) '$(VERSION)' $$(go env GOARCH) dist/chancery_$(VERSION)_$$(go env GOARCH).deb
+
+release: build ## static programs for every platform and Debian packages in dist/, with checksums
 	@rm -rf dist && mkdir -p dist
 	@set -e; for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
 		out=dist/chancery-$(VERSION)-$$(echo $$platform | tr / -); echo "$$out"; \
 		GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/chancery; \
+	done
+	@set -e; for arch in amd64 arm64; do \
+		packaging/debian/build.sh dist/chancery-$(VERSION)-linux-$$arch $(BIN) '$(VERSION)' $$arch dist/chancery_$(VERSION)_$$arch.deb; \
 	done
 	@cd dist && sha256sum * > SHA256SUMS
 

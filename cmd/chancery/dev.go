@@ -174,7 +174,11 @@ func serve(ctx context.Context, e env, cfg *config.Config, opts app.Options) err
 	if opts.Chaos != nil {
 		log.Warn("CHAOS IS ON: this server misbehaves on purpose, never run it for real", "chaos", opts.Chaos.String())
 	}
-	opts.OnReady = func(r app.Ready) { welcome(e.stdout, cfg, r, time.Since(start)) }
+	opts.OnReady = func(r app.Ready) {
+		welcome(e.stdout, cfg, r, time.Since(start))
+		tellSystemd(e, log, "READY=1")
+	}
+	defer context.AfterFunc(ctx, func() { tellSystemd(e, log, "STOPPING=1") })()
 	a, err := app.New(ctx, cfg, opts)
 	if err != nil {
 		return err

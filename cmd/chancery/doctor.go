@@ -29,13 +29,13 @@ works whether the server runs or not, and changes nothing.`,
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to check: issuance or keys")
+			return usagef("name what to check: issuance, keys or ready")
 		},
 	}
 	cmd.PersistentFlags().StringVar(&f.data, "data", "./.chancery", "data `directory`")
 	cmd.PersistentFlags().StringVar(&f.db, "db", "", "SQLite path or postgres:// `URL` (default: chancery.db in the data directory)")
 	cmd.PersistentFlags().StringVarP(&f.config, "config", "c", "", "configuration `file`, instead of --data and --db")
-	cmd.AddCommand(doctorIssuance(e, &f), doctorKeys(e, &f))
+	cmd.AddCommand(doctorIssuance(e, &f), doctorKeys(e, &f), doctorReady(e, &f))
 	return cmd
 }
 

@@ -34,6 +34,21 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// TestScriptsAgainstAServer runs testdata/server/*.txt, the command line as
+// users type it, against a server whose data directory is $DATA.
+func TestScriptsAgainstAServer(t *testing.T) {
+	s, _ := startDev(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/server",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
+			e.Setenv("DATA", s.path("data"))
+			return nil
+		},
+	})
+}
+
 // expectExit is `exit CODE PROGRAM ARGS...`: the exact exit code matters.
 func expectExit(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {

@@ -37,7 +37,8 @@ func queueName(q *api.Queue) string {
 	return q.Kind + "/" + q.Name
 }
 
-func queueRow(q *api.Queue) []string {
+// queueState is whether a queue works, and why not.
+func queueState(q *api.Queue) string {
 	var state []string
 	if q.Paused {
 		state = append(state, "paused")
@@ -52,10 +53,14 @@ func queueRow(q *api.Queue) []string {
 		state = append(state, "until "+when(*q.SleepUntil))
 	}
 	if len(state) == 0 {
-		state = []string{"open"}
+		return "open"
 	}
+	return strings.Join(state, ", ")
+}
+
+func queueRow(q *api.Queue) []string {
 	return []string{queueName(q), strconv.FormatInt(q.Waiting, 10), strconv.FormatInt(q.InFlight, 10), strconv.Itoa(q.Allowed) + "/" + strconv.Itoa(q.Cap),
-		strings.Join(state, ", "), orNone(q.Oldest), orNone(q.Next), q.Error}
+		queueState(q), orNone(q.Oldest), orNone(q.Next), q.Error}
 }
 
 func queueList(c *conn) *cobra.Command {

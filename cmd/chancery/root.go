@@ -85,7 +85,7 @@ func sections(e env) []section {
 			newAudit(e),
 		}},
 		{"Set up and look after", []*cobra.Command{
-			newConfig(e), newDoctor(e), newBackup(e), newRestore(e), newMigrate(e), newBench(e),
+			newConfig(e), newTop(e), newDoctor(e), newBackup(e), newRestore(e), newMigrate(e), newBench(e),
 			newCompletion(e), newMan(e), newVersion(e),
 		}},
 	}

@@ -171,6 +171,7 @@ var accessTable = map[string]access{
 	"get-health":  public,
 	"get-version": public,
 	"get-summary": viewer,
+	"get-load":    viewer,
 	"get-openapi": public,
 
 	"get-session":   public,

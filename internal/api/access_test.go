@@ -52,7 +52,7 @@ var allowed = map[token.Permission][]string{
 	token.Public: {"get-health", "get-version", "get-openapi", "get-session", "open-session", "list-sign-ins"},
 	token.Read: {"list-certificates", "get-certificate", "download-certificate", "list-authorities", "get-authority",
 		"list-profiles", "get-profile", "list-journal", "verify-journal", "export-journal", "list-checkpoints",
-		"list-journal-keys", "prove-entry", "prove-consistency", "get-summary",
+		"list-journal-keys", "prove-entry", "prove-consistency", "get-summary", "get-load",
 		"list-accounts", "get-account", "list-orders", "get-order", "get-authorization", "list-limits", "list-limit-overrides",
 		"list-managed", "get-managed", "explain-managed", "list-queues", "plan-renewals", "list-drift", "list-drills", "get-drill",
 		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views", "export-cbom", "list-policies", "get-policy", "check-policy",

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"chancery/internal/acme/server"
 	"chancery/internal/alert"
@@ -77,6 +78,9 @@ type Config struct {
 	// Build says which program answers.
 	Build obs.Build
 
+	// Metrics is what get-load shows. Nil: nothing is measured.
+	Metrics prometheus.Gatherer
+
 	// Limiter bounds the requests of each caller. Nil: no bound.
 	Limiter *limit.Limiter
 
@@ -106,6 +110,7 @@ type Server struct {
 	tokens      tokenCache
 	feeds       map[feed]*memory // set once
 	hub         *hub
+	loads       *loads
 	verifying   sync.Mutex     // held by the one verify-journal that runs
 	exporting   sync.Mutex     // held by the one export-cbom that runs
 	attempts    *limit.Limiter // sign-ins per network
@@ -132,7 +137,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = obs.Discard()
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, hub: newHub()}
+	s := &Server{cfg: cfg, log: cfg.Log, hub: newHub(), loads: newLoads(now())}
 	s.tokens.ttl = tokenTTL
 	s.crossOrigin = http.NewCrossOriginProtection()
 	var err error
@@ -193,6 +198,7 @@ func (s *Server) registerAll() {
 	s.sourceOperations()
 	s.ctOperations()
 	s.about()
+	s.loadOperation()
 }
 
 // Routes adds every operation to mux.

@@ -54,6 +54,7 @@ type world struct {
 	secrets []string // must never be logged
 	queries *counter
 	changes *counter
+	metrics *obs.Metrics
 	told    [][]ca.Changed // revocations, as the status service hears of them
 }
 
@@ -90,7 +91,7 @@ func each(t *testing.T, f func(t *testing.T, w *world)) {
 func newWorld(t testing.TB, url string, change ...func(*api.Config)) *world {
 	t.Helper()
 	ctx := context.Background()
-	w := &world{dir: t.TempDir(), log: &safeBuffer{}, queries: &counter{}, changes: &counter{}}
+	w := &world{dir: t.TempDir(), log: &safeBuffer{}, queries: &counter{}, changes: &counter{}, metrics: obs.NewMetrics(obs.Build{})}
 	var err error
 	w.db, err = db.Open(ctx, db.Config{URL: url, Observe: func(string, time.Duration, error) { w.queries.add() }})
 	check(t, err)
@@ -131,7 +132,7 @@ func newWorld(t testing.TB, url string, change ...func(*api.Config)) *world {
 		"own": {Issuer: own, Own: true}, "backup": {Issuer: own, Own: true}}})
 
 	log := slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	cfg := api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Renew: w.renew, Build: obs.Build{Version: "v9"}, Changed: w.changes.add, Log: log,
+	cfg := api.Config{DB: w.db, CA: w.ca, Profiles: profiles, ACME: acme, Secrets: store.Sealer(), Renew: w.renew, Build: obs.Build{Version: "v9"}, Metrics: w.metrics.Registry, Changed: w.changes.add, Log: log,
 		Revoked:  func(c []ca.Changed) { w.told = append(w.told, c) },
 		Sessions: token.NewSessions(w.db, 12*time.Hour, time.Hour)}
 	for _, f := range change {

@@ -34,6 +34,7 @@ import (
 	"chancery/internal/keys"
 	"chancery/internal/loop"
 	"chancery/internal/obs"
+	"chancery/internal/obs/otlp"
 	"chancery/internal/pki"
 	"chancery/internal/renew"
 	"chancery/internal/scan/pass"
@@ -83,6 +84,7 @@ type App struct {
 	keys      *keys.FileStore // seals small secrets
 	stores    *keyStores
 	signerLog *keys.SignerLog
+	traces    *otlp.Exporter // nil: nothing is traced
 	weak      pki.WeakKeys
 	ca        *ca.Service
 	resolver  *dns.Resolver
@@ -130,7 +132,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (_ *App, err err
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openSources, a.openCT, a.openAlerts, a.openEdges} {
+	for _, step := range []func(context.Context) error{a.openTraces, a.openStorage, a.openCA, a.openBus, a.openInventory, a.openScan, a.openSources, a.openCT, a.openAlerts, a.openEdges} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -226,12 +228,16 @@ func (a *App) Close() error {
 	if a.lock != nil {
 		errs = append(errs, a.lock.Close())
 	}
+	errs = append(errs, a.closeTraces())
 	return errors.Join(errs...)
 }
 
 // Run serves until ctx ends, then drains. It closes the App.
 func (a *App) Run(ctx context.Context) error {
 	defer a.Close()
+	if a.traces != nil {
+		ctx = obs.WithTracer(ctx, a.traces.Tracer())
+	}
 	listeners, err := a.listen()
 	if err != nil {
 		return err

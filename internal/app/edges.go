@@ -44,7 +44,7 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 		return err
 	}
 	ac := api.Config{DB: a.db, Fleet: a.fleet, CA: a.ca, Profiles: registered, ACME: a.acme, Secrets: a.keys.Sealer(),
-		Inventory: a.inventory, Renew: a.renew, Scans: a.passes, Sources: a.sources, CT: a.ct, Alerts: a.alerts, Build: a.opts.Build, Log: a.log, Changed: a.changed, Revoked: a.status.RevokedMany}
+		Inventory: a.inventory, Renew: a.renew, Scans: a.passes, Sources: a.sources, CT: a.ct, Alerts: a.alerts, Build: a.opts.Build, Metrics: a.metrics.Registry, Log: a.log, Changed: a.changed, Revoked: a.status.RevokedMany}
 	if err := a.access(&ac); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"chancery/internal/audit"
 	"chancery/internal/db"
 	"chancery/internal/fault"
+	"chancery/internal/obs"
 	"chancery/internal/pki"
 )
 
@@ -212,7 +213,11 @@ func modelOf(enc *pki.Encoder, key pki.KeyType, leaf *pki.Leaf) modelKey {
 }
 
 // execute commits the intent, signs, and commits the result.
-func (s *Service) execute(ctx context.Context, p *plan) (*Certificate, error) {
+func (s *Service) execute(ctx context.Context, p *plan) (_ *Certificate, err error) {
+	ctx, span := obs.Step(ctx, "ca.issue")
+	defer func() { span.End(err) }()
+	span.Str("ca.authority", p.cert.AuthorityID)
+	span.Str("ca.certificate", p.cert.ID)
 	fault.Point("ca.before_intent")
 	if err := s.commitIntent(ctx, p); err != nil {
 		return nil, err
@@ -280,7 +285,10 @@ type issueData struct {
 }
 
 // sign makes the real signature over exactly the linted bytes.
-func (s *Service) sign(ctx context.Context, p *plan) ([]byte, error) {
+func (s *Service) sign(ctx context.Context, p *plan) (_ []byte, err error) {
+	ctx, span := obs.Step(ctx, "ca.sign")
+	defer func() { span.End(err) }()
+	span.Str("ca.key_type", string(p.auth.KeyType))
 	sig, err := p.auth.signer.SignTBS(ctx, p.cert.TBS)
 	if err != nil {
 		after := 5 * time.Second

@@ -24,6 +24,7 @@ func (c *Config) Check() []error {
 	k.perspectives()
 	k.status()
 	k.bus()
+	k.must(c.Trace.Endpoint != "" || c.Trace.HeadersFile == "", "trace.headers_file", "is for a collector; set trace.endpoint")
 	k.scan()
 	k.plugins()
 	k.dns()

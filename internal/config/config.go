@@ -111,6 +111,10 @@ type Config struct {
 	// Log lines, on standard error.
 	Log Log `toml:"log"`
 
+	// Traces of requests and of work in the background, for a collector that
+	// takes OTLP over HTTP: docs/observe.md. Off by default.
+	Trace Trace `toml:"trace"`
+
 	// Alerts: which there are, and who is told, are rules in the database:
 	// docs/alerts.md.
 	Alert Alert `toml:"alert"`
@@ -334,6 +338,22 @@ type Log struct {
 
 	// auto (text on a terminal, JSON elsewhere), json or text.
 	Format Format `toml:"format"`
+}
+
+// Trace is the [trace] section.
+type Trace struct {
+	// URL that spans are posted to, path included, such as
+	// http://127.0.0.1:4318/v1/traces. Empty: nothing is traced, and that costs
+	// nothing.
+	Endpoint string `toml:"endpoint" format:"url"`
+
+	// File with "Name: value" lines, headers that the collector wants to see.
+	// Empty: those of OTEL_EXPORTER_OTLP_HEADERS, as in any program.
+	HeadersFile string `toml:"headers_file"`
+
+	// Most per cent of traces that are recorded. A caller that sends a
+	// traceparent may ask for less, not for more.
+	SamplePercent int `toml:"sample_percent" min:"0" max:"100" zero:"ok"`
 }
 
 // Level is a log level.

@@ -99,6 +99,7 @@ func Default() *Config {
 		Inventory:   Inventory{WatchInterval: time.Minute, Retention: 400 * day},
 		Alert:       Alert{GroupWait: 30 * time.Second, GiveUp: day, Keep: 90 * day},
 		Log:         Log{Level: "info", Format: "auto"},
+		Trace:       Trace{SamplePercent: 10},
 		sources:     map[string]Source{},
 	}
 }

@@ -28,6 +28,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"chancery/internal/obs"
 )
 
 // ErrNotFound is returned by Q.One when the statement yields no row.
@@ -141,7 +143,11 @@ func (d *DB) Read() Q { return d.engine }
 // with the error that fn or the commit returned, in which case nothing of fn
 // is stored. fn may run more than once; only its last run counts.
 func (d *DB) Write(ctx context.Context, fn func(*Tx) error) error {
-	return d.engine.write(ctx, fn)
+	ctx, span := obs.Step(ctx, "db.transaction")
+	span.Str("db.system.name", string(d.kind))
+	err := d.engine.write(ctx, fn)
+	span.End(err)
+	return err
 }
 
 // Snapshot runs fn over one consistent, read-only state of the database.

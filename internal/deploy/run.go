@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"math/bits"
 	"time"
+
+	"chancery/internal/obs"
 )
 
 // Options say how a run goes about it. The zero value works: no probe, no
@@ -205,7 +207,10 @@ func orItem(bad map[string]error, id string, err error) error {
 // attempt stages, applies, verifies and commits a batch. When it fails what
 // was live before is live again, and bad says whose fault it was, if known.
 func (r *run) attempt(ctx context.Context, items []Item) (bad map[string]error, err error) {
-	staged, err := r.target.Stage(ctx, items)
+	ctx, span := obs.Step(ctx, "deploy.attempt")
+	span.Int("deploy.items", len(items))
+	defer func() { span.End(err) }()
+	staged, err := stage(ctx, r.target, items)
 	if err != nil {
 		if bad = blame(err); bad == nil {
 			r.count(false)
@@ -213,7 +218,7 @@ func (r *run) attempt(ctx context.Context, items []Item) (bad map[string]error, 
 		return bad, fmt.Errorf("stage: %w", err)
 	}
 	if bad, err = r.apply(ctx, staged, items); err == nil {
-		err = staged.Commit(context.WithoutCancel(ctx))
+		err = traced(context.WithoutCancel(ctx), "deploy.commit", staged.Commit)
 	}
 	r.count(err == nil)
 	if err == nil {
@@ -222,6 +227,23 @@ func (r *run) attempt(ctx context.Context, items []Item) (bad map[string]error, 
 	}
 	r.opts.Log.Warn("deployment rolled back", slog.Int("items", len(items)), slog.Int("blamed", len(bad)), slog.Any("error", err))
 	return bad, r.rollback(ctx, staged, items, err)
+}
+
+// stage is Stage as a step of the trace.
+func stage(ctx context.Context, t Target, items []Item) (staged Staged, err error) {
+	err = traced(ctx, "deploy.stage", func(ctx context.Context) error {
+		staged, err = t.Stage(ctx, items)
+		return err
+	})
+	return staged, err
+}
+
+// traced runs f as a step of the trace.
+func traced(ctx context.Context, name string, f func(context.Context) error) error {
+	ctx, span := obs.Step(ctx, name)
+	err := f(ctx)
+	span.End(err)
+	return err
 }
 
 // count keeps the bounds of the search.
@@ -235,14 +257,17 @@ func (r *run) count(ok bool) {
 
 // apply switches and asks the server.
 func (r *run) apply(ctx context.Context, staged Staged, items []Item) (bad map[string]error, err error) {
-	if err = staged.Apply(ctx); err != nil {
+	if err = traced(ctx, "deploy.apply", staged.Apply); err != nil {
 		return blame(err), fmt.Errorf("apply: %w", err)
 	}
-	if bad, err = staged.Verify(ctx); err != nil {
+	err = traced(ctx, "deploy.verify", func(ctx context.Context) error {
+		if bad, err = staged.Verify(ctx); err == nil && len(bad) == 0 {
+			bad = r.opts.Probe.Items(ctx, items)
+		}
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
-	}
-	if len(bad) == 0 {
-		bad = r.opts.Probe.Items(ctx, items)
 	}
 	for id, why := range bad {
 		return bad, fmt.Errorf("verify: %d of %d items: %s: %w", len(bad), len(items), id, why)
@@ -254,7 +279,7 @@ func (r *run) apply(ctx context.Context, staged Staged, items []Item) (bad map[s
 func (r *run) rollback(ctx context.Context, staged Staged, items []Item, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 	defer cancel()
-	if undo := staged.Rollback(ctx); undo != nil {
+	if undo := traced(ctx, "deploy.rollback", staged.Rollback); undo != nil {
 		r.broken = fmt.Errorf("roll back: %w; it was needed because: %w", undo, err)
 		r.opts.Log.Error("rollback failed", slog.Any("error", r.broken))
 		return r.broken

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chancery/internal/fault"
+	"chancery/internal/obs"
 )
 
 // exchange is one request and its answer, in one allocation. It is the
@@ -25,6 +26,7 @@ type exchange struct {
 	quiet   bool  // a success is logged for debugging only
 	unknown int   // 404 or 405 that the mux wanted to write as plain text
 	err     error // what went wrong, for the log
+	span    *obs.Span
 
 	values [8]string // of headers of the answer that have one value
 	used   int

@@ -78,8 +78,9 @@ type Server struct {
 	trusted []netip.Prefix
 	log     *slog.Logger
 	metrics *Metrics
-	mux     bool   // handler is a Mux, whose 404 and 405 become problems
-	noRoute *route // stands for requests that match nothing
+	tracer  *obs.Tracer // set by Run; nil: nothing is traced
+	mux     bool        // handler is a Mux, whose 404 and 405 become problems
+	noRoute *route      // stands for requests that match nothing
 }
 
 // New returns a server. It opens nothing.
@@ -137,6 +138,7 @@ func protocols(h2 bool) *http.Protocols {
 // finish for at most the grace period. It closes the listeners and returns
 // nil after a clean drain, an error when requests had to be cut off.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
+	s.tracer = obs.TracerOf(ctx)
 	// Requests outlive ctx by the grace period, so they only inherit values.
 	s.std.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
 	g, running := errgroup.WithContext(ctx)
@@ -182,8 +184,9 @@ func (s *Server) drain() error {
 func (s *Server) ServeHTTP(w http.ResponseWriter, std *http.Request) {
 	x := &exchange{w: w, srv: s, start: time.Now()}
 	x.req.Request, x.req.x, x.req.ClientIP = std, x, clientIP(std, s.trusted)
-	trace := obs.ParseTrace(std.Header.Get(obs.TraceparentHeader))
-	x.req.event.Init(std.Context(), newID(), trace.Child())
+	ctx, span, trace := s.tracer.Serve(std.Context(), std.Method, std.Header.Get(obs.TraceparentHeader))
+	x.span = span
+	x.req.event.Init(ctx, newID(), trace)
 	x.set(w.Header(), "X-Request-Id", x.req.event.RequestID)
 	s.metrics.inFlight.Inc()
 	defer x.finish()
@@ -203,6 +206,7 @@ func (x *exchange) finish() {
 	if x.route != nil {
 		x.route.observe(d, x.status)
 	}
+	x.trace()
 	x.log(d)
 	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p) // how std handlers drop a connection on purpose
@@ -225,6 +229,27 @@ func (x *exchange) recovered(p any) {
 		return
 	}
 	x.noteError(err)
+}
+
+// trace ends the span of the request. It is named by its route, never by its
+// path, which a stranger chose.
+func (x *exchange) trace() {
+	if x.span == nil {
+		return
+	}
+	if x.route != nil && x.route.pattern != "" {
+		x.span.Name(x.route.pattern)
+		x.span.Str("http.route", x.route.pattern)
+	}
+	x.span.Str("http.request.method", clip(x.req.Method, 32))
+	x.span.Int("http.response.status_code", x.status)
+	x.span.Str("chancery.listener", x.srv.name)
+	x.span.Str("chancery.request_id", x.req.event.RequestID)
+	err := x.err
+	if err == nil && x.status >= 500 {
+		err = fmt.Errorf("answered with %d", x.status)
+	}
+	x.span.End(err)
 }
 
 // log writes the one wide event. The caller's faults are info like success,

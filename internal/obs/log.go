@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/term"
 )
 
@@ -48,8 +49,14 @@ type handler struct{ slog.Handler }
 
 // Handle implements slog.Handler.
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
-	if e := EventOf(ctx); e != nil {
+	e := EventOf(ctx)
+	if e != nil {
 		e.Attrs(func(a slog.Attr) { r.AddAttrs(a) })
+	}
+	if e == nil || !e.Trace.Valid() { // work that nobody asked for may be traced, too
+		if at := trace.SpanContextFromContext(ctx); at.IsValid() {
+			r.AddAttrs(slog.String("trace_id", at.TraceID().String()))
+		}
 	}
 	if err := h.Handler.Handle(ctx, r); err != nil {
 		return fmt.Errorf("write log: %w", err)

@@ -11,6 +11,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/deploy"
 	"chancery/internal/fault"
+	"chancery/internal/obs"
 	"chancery/internal/renew/rule"
 )
 
@@ -261,7 +262,11 @@ func (e *Engine) claimTarget(ctx context.Context, name string, now time.Time) (b
 }
 
 // deploy runs a batch and stores what became of it.
-func (e *Engine) deploy(ctx context.Context, b *batch) error {
+func (e *Engine) deploy(ctx context.Context, b *batch) (err error) {
+	ctx, span := obs.Begin(ctx, "renew.deploy")
+	defer func() { span.End(err) }()
+	span.Str("deploy.target", b.target)
+	span.Int("deploy.items", len(b.rows))
 	items, unfit, err := e.items(ctx, b)
 	if err != nil {
 		return errors.Join(err, e.freeTarget(ctx, b, nil))

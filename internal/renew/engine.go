@@ -345,7 +345,13 @@ func (e *Engine) guard(ctx context.Context, l lease) {
 }
 
 // serve does one claimed row.
-func (e *Engine) serve(ctx context.Context, k kind, l lease) error {
+func (e *Engine) serve(ctx context.Context, k kind, l lease) (err error) {
+	name := "renew.issue"
+	if k == check {
+		name = "renew.check"
+	}
+	ctx, span := obs.Begin(ctx, name)
+	defer func() { span.End(err) }()
 	// The lease outlives the work: a step that hangs is cut off before
 	// another process may take it over.
 	ctx, cancel := context.WithTimeout(ctx, e.leaseFor*4/5)
@@ -354,6 +360,7 @@ func (e *Engine) serve(ctx context.Context, k kind, l lease) error {
 	if err != nil {
 		return err
 	}
+	span.Str("renew.managed", m.Name)
 	if k == check {
 		return e.check(ctx, l, &m)
 	}

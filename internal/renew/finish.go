@@ -16,6 +16,7 @@ import (
 	"chancery/internal/inventory"
 	"chancery/internal/issuer"
 	"chancery/internal/limit"
+	"chancery/internal/obs"
 	"chancery/internal/pki"
 	"chancery/internal/renew/rule"
 )
@@ -357,7 +358,10 @@ func (e *Engine) ask(ctx context.Context, m *Managed) error {
 	call, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	timer := e.meters.ask.start(e.now())
+	call, span := obs.Step(call, "issuer.renewal_info")
+	span.Str("issuer.name", m.IssuedBy)
 	info, err := informer.RenewalInfo(call, leaf)
+	span.End(err)
 	timer.end(e.now(), err)
 	if err != nil {
 		e.log.DebugContext(ctx, "renewal information not read", "managed", m.Name, "issuer", m.IssuedBy, "error", err)

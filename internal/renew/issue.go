@@ -17,6 +17,7 @@ import (
 	"chancery/internal/fault"
 	"chancery/internal/issuer"
 	"chancery/internal/keys"
+	"chancery/internal/obs"
 	"chancery/internal/pki"
 	"chancery/internal/renew/rule"
 )
@@ -270,7 +271,10 @@ func (e *Engine) obtain(ctx context.Context, l lease, m *Managed, w *issuance) e
 		}}
 	fault.Point("renew.before_issue")
 	timer := e.meters.obtain.start(e.now())
+	call, span := obs.Step(call, "issuer.issue")
+	span.Str("issuer.name", w.Issuer)
 	reply, err := iss.Issue(call, r)
+	span.End(err)
 	timer.end(e.now(), err)
 	fault.Point("renew.after_issue")
 	switch {

@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,11 +21,29 @@ const BootstrapName = "bootstrap"
 var qBootstrap = db.SQL("token.list_bootstrap", `SELECT `+columns+` FROM api_token WHERE name = $1 AND role = $2 AND revoked_at IS NULL ORDER BY id`,
 	db.Scan("a few dozen rows, read at start"))
 
+// bootstrapName is the name of the token of one data directory. Replicas on one
+// PostgreSQL have a directory and a token each: that of one must not end that
+// of another, and one that lost its file must end its own.
+func bootstrapName(e db.Engine, path string) (string, error) {
+	if e == db.SQLite {
+		return BootstrapName, nil // one process, one directory
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name admin token: %w", err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return "", fmt.Errorf("name admin token: %w", err)
+	}
+	sum := sha256.Sum256([]byte(path))
+	return fmt.Sprintf("%s %.40s %x", BootstrapName, host, sum[:4]), nil
+}
+
 // EnsureAdmin makes sure that the file at path (mode 0600) holds a working
 // admin token, and reports whether it wrote a new one. A file whose token works
 // stays. A file that is missing, damaged or of another installation is
-// replaced, and the bootstrap tokens made before are revoked: whoever holds the
-// lost file is locked out. The token is written nowhere else.
+// replaced, and the bootstrap tokens made for it before are revoked: whoever
+// holds the lost file is locked out. The token is written nowhere else.
 func EnsureAdmin(ctx context.Context, d *db.DB, path string, now time.Time) (created bool, err error) {
 	text, err := readSecret(path)
 	if err != nil {
@@ -35,14 +54,18 @@ func EnsureAdmin(ctx context.Context, d *db.DB, path string, now time.Time) (cre
 	} else if err != nil && !fault.Is(err, fault.Unauthorized) {
 		return false, err
 	}
-	t, text := mint(Spec{Name: BootstrapName, Role: Admin}, now)
+	name, err := bootstrapName(d.Engine(), path)
+	if err != nil {
+		return false, err
+	}
+	t, text := mint(Spec{Name: name, Role: Admin}, now)
 	// The file comes first: should the commit fail, it holds a token that does
 	// not work, and the next start repairs it.
 	if err := writeSecret(path, text); err != nil {
 		return false, err
 	}
 	err = d.Write(ctx, func(tx *db.Tx) error {
-		olds, err := db.List(ctx, tx, qBootstrap, scan, BootstrapName, Admin)
+		olds, err := db.List(ctx, tx, qBootstrap, scan, name, Admin)
 		if err != nil {
 			return err
 		}

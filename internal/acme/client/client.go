@@ -16,6 +16,7 @@ import (
 
 	"chancery/internal/acme"
 	"chancery/internal/fault"
+	"chancery/internal/obs"
 )
 
 // Bounds on what a CA may send.
@@ -106,7 +107,16 @@ type Refusal struct {
 func (r *Refusal) Error() string { return r.Op + ": " + r.Problem.Error() }
 
 // do sends one request and reads the reply, whatever its status.
-func (c *Client) do(ctx context.Context, method, url string, body []byte) (*reply, error) {
+func (c *Client) do(ctx context.Context, method, url string, body []byte) (r *reply, err error) {
+	ctx, span := obs.Ask(ctx, "acme.request")
+	defer func() {
+		if r != nil {
+			span.Int("http.response.status_code", r.status)
+		}
+		span.End(err)
+	}()
+	span.Str("http.request.method", method)
+	span.Str("url.full", url)
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)

@@ -104,7 +104,8 @@ func (a *account) reply(m *message, status int) (*httpd.Reply, error) {
 
 // newAccount answers new-account (RFC 8555 section 7.3).
 func (s *Server) newAccount(m *message) (reply *httpd.Reply, err error) {
-	defer func() { measure(s.ops.newAccount, m.now, err) }()
+	span := m.step("acme.new_account")
+	defer func() { measure(s.ops.newAccount, m.now, err); span.End(err) }()
 	req, err := decode[acme.NewAccount](m)
 	if err != nil {
 		return nil, err

@@ -301,7 +301,8 @@ func (s *Server) endQueued(tx *db.Tx, z *Authorization, state acme.Authorization
 // newAuthz answers new-authz: authorization before any order (RFC 8555 section
 // 7.4.1).
 func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
-	defer func() { measure(s.ops.newAuthz, m.now, err) }()
+	span := m.step("acme.new_authz")
+	defer func() { measure(s.ops.newAuthz, m.now, err); span.End(err) }()
 	req, err := decode[acme.NewAuthorization](m)
 	if err != nil {
 		return nil, err

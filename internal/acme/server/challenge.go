@@ -14,6 +14,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
+	"chancery/internal/obs"
 )
 
 var (
@@ -45,6 +46,8 @@ type trial struct {
 
 	attestation []byte // device-attest-01: the response
 	token       string // tkauth-01: the response
+
+	ctx context.Context // that of the server, with the trace of the request that began it
 
 	record *perspective.Record // what remote perspectives said, once prove is done; nil if nobody was asked
 }
@@ -131,7 +134,7 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 			return c, c.Type, err
 		}
 	}
-	v, err := s.begin(m.now, t)
+	v, err := s.begin(m.ctx, m.now, t)
 	if err != nil {
 		return c, "", err
 	}
@@ -146,7 +149,7 @@ func (s *Server) respond(m *message, z Authorization, i int, resp acme.Challenge
 }
 
 // begin starts a validation, or returns the one that runs.
-func (s *Server) begin(now time.Time, t *trial) (*validation, error) {
+func (s *Server) begin(ctx context.Context, now time.Time, t *trial) (*validation, error) {
 	key := t.authz.ID + "/" + string(t.challenge().Type)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,6 +159,7 @@ func (s *Server) begin(now time.Time, t *trial) (*validation, error) {
 	if err := s.limits.failure(t.authz.AccountID, t.authz.Identifier, now); err != nil {
 		return nil, err
 	}
+	t.ctx = obs.Carry(ctx, s.ctx) // the validation outlives the request
 	v := &validation{done: make(chan struct{})}
 	err := s.pool.TrySubmit(t.authz.AccountID, func() {
 		defer func() {
@@ -183,15 +187,18 @@ const settleTimeout = 10 * time.Second
 func (s *Server) validate(t *trial) (c Challenge, err error) {
 	start := time.Now()
 	fault.Point("acme.before_validation")
-	limit, cancel := context.WithTimeout(s.ctx, s.cfg.ValidationTimeout)
+	traced, span := obs.Step(t.ctx, "acme.validate")
+	span.Str("acme.challenge", string(t.challenge().Type))
+	limit, cancel := context.WithTimeout(traced, s.cfg.ValidationTimeout)
 	defer cancel()
 	proof, caa, err := s.prove(limit, t)
 	measure(s.ops.validate, start, err)
+	span.End(err)
 	c = *t.challenge()
 	if s.ctx.Err() != nil {
 		return c, errInterrupted
 	}
-	ctx, done := context.WithTimeout(s.ctx, settleTimeout)
+	ctx, done := context.WithTimeout(t.ctx, settleTimeout)
 	defer done()
 	now := time.Now()
 	switch f := fault.As(err); {

@@ -212,7 +212,7 @@ func (s *Server) judgeMail(ctx context.Context, authzID string) error {
 	if err != nil || acct == nil {
 		return err
 	}
-	_, err = s.begin(time.Now(), &trial{ca: a, authz: z, index: i, thumbprint: acct.Thumbprint})
+	_, err = s.begin(ctx, time.Now(), &trial{ca: a, authz: z, index: i, thumbprint: acct.Thumbprint})
 	return err
 }
 

@@ -40,7 +40,8 @@ const maxCSR = 35 << 10
 // issues before it answers. The same request again gets the same certificate;
 // of two at once one issues, and the other is told what it made.
 func (s *Server) finalize(m *message) (reply *httpd.Reply, err error) {
-	defer func() { measure(s.ops.finalize, m.now, err) }()
+	span := m.step("acme.finalize")
+	defer func() { measure(s.ops.finalize, m.now, err); span.End(err) }()
 	o, err := s.order(m, m.PathValue("id"))
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
+	"chancery/internal/obs"
 	"chancery/internal/pki"
 )
 
@@ -38,6 +39,12 @@ type message struct {
 	key  *acme.PublicKey
 	acct *account      // nil when the key itself signed
 	idle time.Duration // that it waited for others
+}
+
+// step begins a part of the request's trace.
+func (m *message) step(name string) (s *obs.Span) {
+	m.ctx, s = obs.Step(m.ctx, name)
+	return s
 }
 
 // post wraps the handler of a signed request. Every answer, an error too,

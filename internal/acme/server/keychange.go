@@ -18,7 +18,8 @@ var qChangeKey = db.SQL("acme.change_key", `UPDATE acme_account SET thumbprint =
 
 // keyChange answers key-change (RFC 8555 section 7.3.5).
 func (s *Server) keyChange(m *message) (reply *httpd.Reply, err error) {
-	defer func() { measure(s.ops.keyChange, m.now, err) }()
+	span := m.step("acme.key_change")
+	defer func() { measure(s.ops.keyChange, m.now, err); span.End(err) }()
 	if m.jws.PostAsGet() {
 		return nil, fault.New(fault.Malformed, "the payload must be a message signed by the new key")
 	}

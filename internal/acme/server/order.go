@@ -236,7 +236,8 @@ func (s *Server) listOrders(m *message) (*httpd.Reply, error) {
 
 // newOrder answers new-order (RFC 8555 section 7.4).
 func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
-	defer func() { measure(s.ops.newOrder, m.now, err) }()
+	span := m.step("acme.new_order")
+	defer func() { measure(s.ops.newOrder, m.now, err); span.End(err) }()
 	req, err := decode[acme.NewOrder](m)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,8 @@ import (
 // cessationOfOperation; the certificate's own key means keyCompromise, and is
 // blocked for ever.
 func (s *Server) revoke(m *message) (reply *httpd.Reply, err error) {
-	defer func() { measure(s.ops.revoke, m.now, err) }()
+	span := m.step("acme.revoke")
+	defer func() { measure(s.ops.revoke, m.now, err); span.End(err) }()
 	req, err := decode[acme.Revocation](m)
 	if err != nil {
 		return nil, err

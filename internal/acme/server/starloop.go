@@ -14,6 +14,7 @@ import (
 	"chancery/internal/fault"
 	"chancery/internal/httpd"
 	"chancery/internal/loop"
+	"chancery/internal/obs"
 )
 
 const (
@@ -102,8 +103,10 @@ func (s *Server) claimStars(ctx context.Context, token string, now time.Time) (d
 // a failure of our own; what ends the order is written down and no error.
 func (s *Server) renewOne(ctx context.Context, v *star, token string, now time.Time) error {
 	start := time.Now()
+	ctx, span := obs.Begin(ctx, "acme.renew_star")
 	err := s.renewal(ctx, v, token, now)
 	measure(s.ops.renewStar, start, err)
+	span.End(err)
 	if err == nil {
 		return nil
 	}

@@ -82,6 +82,9 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
+// Server returns the base URL that the client calls.
+func (c *Client) Server() string { return strings.TrimSuffix(c.base, api.Prefix) }
+
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 64 << 20
 

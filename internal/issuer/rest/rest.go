@@ -22,6 +22,7 @@ import (
 	"unicode"
 
 	"chancery/internal/issuer"
+	"chancery/internal/obs"
 )
 
 const (
@@ -264,7 +265,11 @@ func bare(path string) string {
 	return path
 }
 
-func (c *Client) once(ctx context.Context, method, path, typ string, body []byte) (*Reply, error) {
+func (c *Client) once(ctx context.Context, method, path, typ string, body []byte) (_ *Reply, err error) {
+	ctx, span := obs.Ask(ctx, "issuer.request")
+	defer func() { span.End(err) }()
+	span.Str("http.request.method", method)
+	span.Str("url.path", bare(path))
 	req, err := http.NewRequestWithContext(ctx, method, c.Base+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
@@ -284,6 +289,7 @@ func (c *Client) once(ctx context.Context, method, path, typ string, body []byte
 		return nil, hideQuery(err, method, path)
 	}
 	defer res.Body.Close()
+	span.Int("http.response.status_code", res.StatusCode)
 	limit := c.MaxReply
 	if limit == 0 {
 		limit = maxReply

@@ -13,6 +13,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/loop"
+	"chancery/internal/obs"
 	"chancery/internal/scan"
 	"chancery/internal/scan/probe"
 )
@@ -112,7 +113,11 @@ func (s *Service) work(ctx context.Context) (n loop.Count, err error) {
 }
 
 // scan scans a shard while it holds the lease.
-func (s *Service) scan(ctx context.Context, sh *shard) error {
+func (s *Service) scan(ctx context.Context, sh *shard) (err error) {
+	ctx, span := obs.Begin(ctx, "scan.shard")
+	defer func() { span.End(err) }()
+	span.Str("scan.pass", sh.pass)
+	span.Int("scan.targets", len(sh.targets))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var renewing sync.WaitGroup
