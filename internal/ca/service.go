@@ -226,11 +226,11 @@ func (s *Service) StatusSigner(ctx context.Context, id string) (*Authority, erro
 func (s *Service) URLs() URLs { return s.urls }
 
 // orNull makes "" a NULL.
-func orNull(s string) *string {
-	if s == "" {
+func orNull(s *string) *string {
+	if *s == "" {
 		return nil
 	}
-	return &s
+	return s
 }
 
 func hexText(b []byte) string { return hex.EncodeToString(b) }

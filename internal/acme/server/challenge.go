@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json/v2"
 	"errors"
 	"net/http"
 	"slices"
@@ -208,6 +207,8 @@ func (s *Server) validate(t *trial) (c Challenge, err error) {
 // errSettled means that another request or replica settled the authorization.
 var errSettled = errors.New("the authorization is settled")
 
+var unsettled = db.ExactlyOne(errSettled)
+
 // settled returns the challenge as somebody else left it.
 func (s *Server) settled(ctx context.Context, t *trial) (c Challenge, err error) {
 	c = *t.challenge()
@@ -283,22 +284,19 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 	if err != nil {
 		return err
 	}
-	text, err := t.encode(c)
-	if err != nil {
-		return err
-	}
+	text := encodeChallenges(t.with(c))
 	z := &t.authz
 	if c.Type == challenge.DNSPersist01 {
 		defer s.accounts.forget(z.AccountID) // it learns of its first success
 	}
 	lasts := t.ca.lasts(proof, now)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qProve, db.ExactlyOne(errSettled), &z.ID, &text, (*string)(&c.Type), sealed, clearance, now, lasts, &z.AccountID)
+		tx.Queue(qProve, unsettled, &z.ID, &text, (*string)(&c.Type), &sealed, &clearance, &now, &lasts, &z.AccountID)
 		if c.Type == challenge.DNSPersist01 {
 			tx.Queue(qPersisted, nil, z.AccountID, now)
 		}
 		if z.OrderID != "" {
-			tx.Queue(qCountProof, nil, z.OrderID)
+			tx.Queue(qCountProof, nil, &z.OrderID)
 		}
 		return t.note(tx)
 	})
@@ -317,28 +315,19 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 // settleInvalid stores a failure, which ends the order too (RFC 8555 section
 // 7.1.6).
 func (s *Server) settleInvalid(ctx context.Context, t *trial, c Challenge, why *fault.Error) error {
-	text, err := t.encode(c)
-	if err != nil {
-		return err
-	}
+	text := encodeChallenges(t.with(c))
 	z := &t.authz
 	defer s.recent.drop(z.AccountID, z.ID)
 	id := z.Identifier
 	problem := problemText(fault.New(why.Code, "%s", why.Detail).
 		WithSub(fault.Sub{Code: why.Code, Detail: why.Detail, IdentifierType: string(id.Type), IdentifierValue: id.Value}))
 	return s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qFailAuthz, db.ExactlyOne(errSettled), z.ID, text)
+		tx.Queue(qFailAuthz, unsettled, z.ID, text)
 		if z.OrderID != "" {
 			tx.Queue(qFailOrder, nil, z.OrderID, problem)
 		}
 		return t.note(tx)
 	})
-}
-
-// encode returns the challenges of the trial with c in its place.
-func (t *trial) encode(c Challenge) (string, error) {
-	b, err := json.Marshal(t.with(c))
-	return string(b), wrap("encode challenges", err)
 }
 
 // with returns the challenges of the trial with c in its place.

@@ -38,6 +38,8 @@ type message struct {
 	key  *acme.PublicKey
 	acct *account      // nil when the key itself signed
 	idle time.Duration // that it waited for others
+
+	scratch [nonceBytes]byte // of nonces, which a cipher would put on the heap
 }
 
 // post wraps the handler of a signed request. Every answer, an error too,
@@ -51,9 +53,9 @@ func (s *Server) posted(who signer, begins bool, h postHandler) httpd.Handler {
 		if err != nil {
 			return nil, err
 		}
-		r.SetHeader("Replay-Nonce", s.nonces.Issue())
-		r.SetHeader("Link", a.index)
 		m := &message{Request: r, ctx: r.Context(), now: time.Now(), ca: a}
+		r.SetHeader("Replay-Nonce", s.nonces.issue(&m.scratch))
+		r.SetHeader("Link", a.index)
 		reply, err := s.gated(m, who, begins, h)
 		if err != nil && m.acct != nil {
 			s.damper.park(m.ctx, m.acct.ID, m.now)
@@ -127,7 +129,7 @@ func (s *Server) sameURL(m *message) bool {
 
 // redeem uses up the nonce, here or on the replica that made it.
 func (s *Server) redeem(m *message) error {
-	verdict, owner := s.nonces.Redeem(m.jws.Header.Nonce)
+	verdict, owner := s.nonces.redeem(&m.scratch, m.jws.Header.Nonce)
 	if verdict == nonceForeign && s.cfg.RedeemForeign != nil {
 		ok, err := s.cfg.RedeemForeign(m.ctx, owner, m.jws.Header.Nonce)
 		if err != nil {
@@ -160,7 +162,7 @@ func (s *Server) identify(m *message, who signer) error {
 	if who == byKey {
 		return fault.New(fault.Malformed, `this resource takes messages of a key: sign with "jwk", not "kid"`)
 	}
-	id, ok := strings.CutPrefix(m.jws.Header.KID, m.ca.base+"/account/")
+	id, ok := strings.CutPrefix(m.jws.Header.KID, m.ca.accounts)
 	if !ok || !db.ValidID(id) {
 		return fault.New(fault.AccountDoesNotExist, `"kid" is not the URL of an account of this CA`)
 	}
@@ -185,6 +187,9 @@ func inactive(state acme.AccountStatus) error {
 	e.HTTPStatus = http.StatusUnauthorized
 	return e
 }
+
+// stillValid checks a statement that is about a valid account only.
+var stillValid = db.ExactlyOne(inactive(acme.AccountDeactivated))
 
 // useKey takes the key of the header. One that asks for an account must be
 // sound; one that revokes its own certificate had better be revoked if weak.
