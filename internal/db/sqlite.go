@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,6 +93,14 @@ func openSQLite(path string, cfg Config) (*liteEngine, error) {
 	return e, nil
 }
 
+// The page caches of a connection, in KiB. A reader's holds nothing beyond the
+// next commit. The writer's lasts, but a commit that moved pages of an index
+// looks through all of it, and what it lacks is in the kernel's cache.
+const (
+	writerCache = 16 << 10
+	readerCache = 4 << 10
+)
+
 func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error) {
 	c, err := sqlite.OpenConn(path, flags)
 	if err != nil {
@@ -100,7 +109,11 @@ func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error
 	c.SetBusyTimeout(10 * time.Second)
 	// FULL: a commit is on the disk before Write returns. The checkpoint
 	// threshold (16 MiB) bounds both the WAL and the recovery time at start.
-	for _, pragma := range []string{"synchronous=FULL", "temp_store=MEMORY", "cache_size=-32768",
+	cache := writerCache
+	if flags&sqlite.OpenReadOnly != 0 {
+		cache = readerCache
+	}
+	for _, pragma := range []string{"synchronous=FULL", "temp_store=MEMORY", "cache_size=-" + strconv.Itoa(cache),
 		"wal_autocheckpoint=4000", "journal_size_limit=67108864"} {
 		if err := sqlitex.ExecuteTransient(c, "PRAGMA "+pragma, nil); err != nil {
 			return nil, errors.Join(fmt.Errorf("open database %s: %w", path, sqliteError("pragma", err)), c.Close())

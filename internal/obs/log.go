@@ -49,7 +49,10 @@ type handler struct{ slog.Handler }
 // Handle implements slog.Handler.
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	if e := EventOf(ctx); e != nil {
-		e.Attrs(func(a slog.Attr) { r.AddAttrs(a) })
+		var few [10]slog.Attr
+		attrs := few[:0]
+		e.Attrs(func(a slog.Attr) { attrs = append(attrs, a) })
+		r.AddAttrs(attrs...)
 	}
 	if err := h.Handler.Handle(ctx, r); err != nil {
 		return fmt.Errorf("write log: %w", err)

@@ -2,7 +2,9 @@ package pki
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/pem"
+	"slices"
 
 	"chancery/internal/fault"
 )
@@ -18,12 +20,20 @@ func EncodeChain(certificates ...[]byte) []byte {
 	for _, der := range certificates {
 		n += len(der)*4/3 + len(der)/48 + 64
 	}
-	b := bytes.NewBuffer(make([]byte, 0, n))
+	b := make([]byte, 0, n)
 	for _, der := range certificates {
-		_ = pem.Encode(b, &pem.Block{Type: pemCertificate, Bytes: der}) // a Buffer cannot fail
+		b = append(b, "-----BEGIN "+pemCertificate+"-----\n"...)
+		for line := range slices.Chunk(der, pemLine) {
+			b = append(base64.StdEncoding.AppendEncode(b, line), '\n')
+		}
+		b = append(b, "-----END "+pemCertificate+"-----\n"...)
 	}
-	return b.Bytes()
+	return b
 }
+
+// pemLine is how many octets a line stands for (RFC 7468 section 2: 64
+// characters).
+const pemLine = 48
 
 // DecodeChain returns the DER of every certificate in text, in order: at
 // least one, at most maxCerts. Comments between blocks are allowed, as many

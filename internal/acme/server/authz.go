@@ -87,10 +87,9 @@ func identifierOf(text string, wildcard bool) pki.Identifier {
 
 // offers returns the challenge types of a profile that may prove id.
 func (s *Server) offers(p *Profile, id pki.Identifier) []challenge.Type {
-	can := s.cfg.Validators.Offers(id)
 	out := make([]challenge.Type, 0, len(p.Challenges))
 	for _, t := range p.Challenges {
-		if slices.Contains(can, t) {
+		if s.cfg.Validators.Supports(t, id) {
 			out = append(out, t)
 		}
 	}

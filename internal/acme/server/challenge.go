@@ -276,24 +276,26 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 
 // settleValid stores a proof, and makes the order ready if it was the last one.
 func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof challenge.Proof, caa challenge.Clearance, now time.Time) error {
-	sealed, err := s.proofs.Seal(proof)
-	if err != nil {
-		return err
-	}
-	clearance, err := s.proofs.SealClearance(caa)
-	if err != nil {
-		return err
-	}
-	text := encodeChallenges(t.with(c))
 	z := &t.authz
+	row := &struct {
+		sealed, clearance []byte
+		challenges        string
+		now, lasts        time.Time
+	}{challenges: encodeChallenges(t.with(c)), now: now, lasts: t.ca.lasts(proof, now)}
+	var err error
+	if row.sealed, err = s.proofs.Seal(proof); err != nil {
+		return err
+	}
+	if row.clearance, err = s.proofs.SealClearance(caa); err != nil {
+		return err
+	}
 	if c.Type == challenge.DNSPersist01 {
 		defer s.accounts.forget(z.AccountID) // it learns of its first success
 	}
-	lasts := t.ca.lasts(proof, now)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qProve, unsettled, &z.ID, &text, (*string)(&c.Type), &sealed, &clearance, &now, &lasts, &z.AccountID)
-		if c.Type == challenge.DNSPersist01 {
-			tx.Queue(qPersisted, nil, z.AccountID, now)
+		tx.Queue(qProve, unsettled, &z.ID, &row.challenges, (*string)(&t.challenge().Type), &row.sealed, &row.clearance, &row.now, &row.lasts, &z.AccountID)
+		if t.challenge().Type == challenge.DNSPersist01 {
+			tx.Queue(qPersisted, nil, z.AccountID, row.now)
 		}
 		if z.OrderID != "" {
 			tx.Queue(qCountProof, nil, &z.OrderID)
@@ -305,8 +307,8 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 		return err
 	}
 	valid := *z
-	valid.State, valid.Method, valid.Proof, valid.CAA, valid.Validated, valid.ExpiresAt = acme.AuthorizationValid, c.Type, sealed, clearance,
-		stored(now), stored(lasts)
+	valid.State, valid.Method, valid.Proof, valid.CAA, valid.Validated, valid.ExpiresAt = acme.AuthorizationValid, c.Type, row.sealed, row.clearance,
+		stored(row.now), stored(row.lasts)
 	valid.Challenges = t.with(c)
 	s.recent.proved(&valid)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"chancery/internal/acme"
@@ -93,11 +94,7 @@ func (s *Server) admit(m *message, who signer) error {
 	if err := m.MediaType("application/jose+json"); err != nil {
 		return err
 	}
-	body, err := m.ReadBodyMax(s.cfg.MaxBody)
-	if err != nil {
-		return err
-	}
-	if m.jws, err = acme.ParseJWS(body); err != nil {
+	if err := s.readJWS(m); err != nil {
 		return err
 	}
 	if !s.sameURL(m) {
@@ -118,6 +115,27 @@ func (s *Server) admit(m *message, who signer) error {
 		return err
 	}
 	return m.jws.Verify(m.key)
+}
+
+// bodies are buffers that requests were read into.
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
+// keptBody bounds the buffers that are kept: most requests have under 2 KB.
+const keptBody = 4 << 10
+
+// readJWS reads and parses the body. A parsed message keeps nothing of it.
+func (s *Server) readJWS(m *message) (err error) {
+	buf := bodies.Get().(*[]byte)
+	defer bodies.Put(buf)
+	body, err := m.ReadBodyTo(*buf, s.cfg.MaxBody)
+	if err != nil {
+		return err
+	}
+	if cap(body) <= keptBody {
+		*buf = body
+	}
+	m.jws, err = acme.ParseJWS(body)
+	return err
 }
 
 // sameURL compares the signed URL with that of the request, byte for byte

@@ -254,7 +254,7 @@ func (s *Server) standing(m *message, o *Order, hash string, p *Profile) (same s
 		}
 		valid.add(m.ca, p, z)
 		return nil
-	}, m.acct.ID, hash, m.now, m.ca.authorizedBy(o.Identifiers), o.need(m.now))
+	}, &m.acct.ID, hash, &m.now, m.ca.authorizedBy(o.Identifiers), o.need(m.now))
 	return same, valid, wrap("find what stands for an order", err)
 }
 
@@ -381,7 +381,8 @@ func (o *Order) challenges(id pki.Identifier) bool {
 
 // storeOrder writes the order and its new authorizations in one transaction.
 func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authorization) error {
-	identifiers, authzIDs := string(appendIdentifiers(make([]byte, 0, 256), o.Identifiers)), encodeIDs(o.AuthzIDs)
+	row := &struct{ identifiers, authzIDs, hash string }{hash: hash}
+	row.identifiers, row.authzIDs = string(appendIdentifiers(make([]byte, 0, 256), o.Identifiers)), encodeIDs(o.AuthzIDs)
 	renewal, err := o.renewalText()
 	if err != nil {
 		return err
@@ -395,7 +396,7 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
 		}
 		tx.Queue(qInsertOrder, stillValid, &o.ID, &o.AccountID, &o.CA, (*string)(&o.State), &o.Profile,
-			&o.ProfileHash, &identifiers, &hash, &authzIDs, o.AuthzPending, &o.NotBefore, &o.NotAfter, null(&o.Replaces), &o.ExpiresAt, &o.CreatedAt,
+			&o.ProfileHash, &row.identifiers, &row.hash, &row.authzIDs, o.AuthzPending, &o.NotBefore, &o.NotAfter, null(&o.Replaces), &o.ExpiresAt, &o.CreatedAt,
 			&m.key.Thumbprint, renewal)
 		for i := range fresh {
 			fresh[i].insert(tx)
