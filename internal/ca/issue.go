@@ -300,11 +300,14 @@ var errLost = fault.New(fault.Unavailable, "the issuance was interrupted and its
 var notLost = db.ExactlyOne(errLost)
 
 func (s *Service) commitResult(ctx context.Context, p *plan, der []byte) error {
-	now := time.Now()
 	fp := pki.Fingerprint(der)
-	fingerprint, data := fp[:], issueData{p.cert.Serial.Hex(), hexText(fp[:])}.raw()
+	row := &struct {
+		der, fingerprint []byte
+		now              time.Time
+	}{der, fp[:], time.Now()}
+	data := issueData{p.cert.Serial.Hex(), hexText(fp[:])}.raw()
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qComplete, notLost, &p.cert.ID, &der, &fingerprint, &now)
+		tx.Queue(qComplete, notLost, &p.cert.ID, &row.der, &row.fingerprint, &row.now)
 		for _, n := range p.cert.Names {
 			tx.Queue(qInsertName, nil, pki.ReverseName(n), &p.cert.ID)
 		}
@@ -318,13 +321,13 @@ func (s *Service) commitResult(ctx context.Context, p *plan, der []byte) error {
 				return err
 			}
 		}
-		return audit.Append(tx, audit.Entry{At: now, Kind: "certificate.issue", Actor: p.actor, Subject: "certificate:" + p.cert.ID,
+		return audit.Append(tx, audit.Entry{At: row.now, Kind: "certificate.issue", Actor: p.actor, Subject: "certificate:" + p.cert.ID,
 			Data: data})
 	})
 	if err != nil {
 		return fmt.Errorf("store certificate: %w", err)
 	}
-	p.cert.State, p.cert.DER, p.cert.TBS, p.cert.IssuedAt = StateIssued, der, nil, now
+	p.cert.State, p.cert.DER, p.cert.TBS, p.cert.IssuedAt = StateIssued, der, nil, row.now
 	return nil
 }
 

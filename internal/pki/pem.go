@@ -18,17 +18,29 @@ const pemCertificate = "CERTIFICATE"
 func EncodeChain(certificates ...[]byte) []byte {
 	n := 0
 	for _, der := range certificates {
-		n += len(der)*4/3 + len(der)/48 + 64
+		n += pemLength(der)
 	}
 	b := make([]byte, 0, n)
 	for _, der := range certificates {
-		b = append(b, "-----BEGIN "+pemCertificate+"-----\n"...)
-		for line := range slices.Chunk(der, pemLine) {
-			b = append(base64.StdEncoding.AppendEncode(b, line), '\n')
-		}
-		b = append(b, "-----END "+pemCertificate+"-----\n"...)
+		b = appendPEM(b, der)
 	}
 	return b
+}
+
+// PrependCertificate returns a certificate in PEM and a chain that is PEM already.
+func PrependCertificate(der []byte, chain []byte) []byte {
+	return append(appendPEM(make([]byte, 0, pemLength(der)+len(chain)), der), chain...)
+}
+
+// pemLength is at least the length of der in PEM.
+func pemLength(der []byte) int { return len(der)*4/3 + len(der)/pemLine + 64 }
+
+func appendPEM(b, der []byte) []byte {
+	b = append(b, "-----BEGIN "+pemCertificate+"-----\n"...)
+	for line := range slices.Chunk(der, pemLine) {
+		b = append(base64.StdEncoding.AppendEncode(b, line), '\n')
+	}
+	return append(b, "-----END "+pemCertificate+"-----\n"...)
 }
 
 // pemLine is how many octets a line stands for (RFC 7468 section 2: 64

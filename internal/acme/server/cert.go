@@ -51,7 +51,7 @@ func (s *Server) getCertificate(m *message) (*httpd.Reply, error) {
 	}
 	switch accepted(m.Header.Values("Accept")) {
 	case typeChain:
-		return httpd.Bytes(typeChain, append(pki.EncodeChain(c.DER), auth.Chains[which]...)), nil
+		return httpd.Bytes(typeChain, pki.PrependCertificate(c.DER, auth.Chains[which])), nil
 	case typeDER:
 		m.link(s.cfg.Issuer.URLs().Issuer(auth), "up")
 		return httpd.Bytes(typeDER, c.DER), nil
