@@ -111,12 +111,13 @@ func parsePlain(body []byte, want shape) *JWS {
 	return assemblePlain(protected, payload, signature)
 }
 
-// assemblePlain decodes the three parts into one piece of memory.
+// assemblePlain decodes payload and signature, and keeps what was signed, in one
+// piece of memory.
 func assemblePlain(protected, payload, signature []byte) *JWS {
 	signed := len(protected) + 1 + len(payload)
 	n, m := strict.DecodedLen(len(payload)), strict.DecodedLen(len(signature))
 	head := strict.DecodedLen(len(protected))
-	mem := make([]byte, signed+n+m+head)
+	mem := make([]byte, signed+n+m)
 	j := &JWS{signed: mem[:signed:signed], Payload: mem[signed : signed+n : signed+n], signature: mem[signed+n : signed+n+m : signed+n+m]}
 	copy(mem, protected)
 	mem[len(protected)] = '.'
@@ -127,7 +128,12 @@ func assemblePlain(protected, payload, signature []byte) *JWS {
 	if k, err := strict.Decode(j.signature, signature); err != nil || k != m {
 		return nil
 	}
-	raw := mem[signed+n+m:]
+	var small [512]byte // of a header with the usual URLs
+	raw := small[:]
+	if head > len(raw) {
+		raw = make([]byte, head)
+	}
+	raw = raw[:head]
 	if k, err := strict.Decode(raw, protected); err != nil || k != head || !j.Header.plain(raw) {
 		return nil
 	}

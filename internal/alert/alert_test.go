@@ -610,6 +610,21 @@ func TestRulesThatAreWrong(t *testing.T) {
 	}
 }
 
+func TestGlob(t *testing.T) {
+	for _, c := range []struct {
+		pattern, text string
+		want          bool
+	}{
+		{"a.b", "a.b", true}, {"a.b", "a.bc", false}, {"a.*", "a.b", true}, {"a.*", "b.a.", false}, {"*.b", "a.b", true}, {"*.b", "a.bc", false},
+		{"a*a", "a", false}, {"a*a", "aa", true}, {"*b*", "abc", true}, {"*b*", "ac", false}, {"a*b*c", "a-b-c", true}, {"a*b*c", "a-c-b", false},
+		{"*ab*ab", "ab", false}, {"*ab*ab", "abab", true}, {"**", "", true}, {"", "", true}, {"", "a", false},
+	} {
+		if got := alert.Glob(c.pattern, c.text); got != c.want {
+			t.Errorf("%q fits %q: %v", c.text, c.pattern, got)
+		}
+	}
+}
+
 func FuzzGlob(f *testing.F) {
 	f.Add("a*b", "axxb")
 	f.Add("*", "")

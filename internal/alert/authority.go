@@ -181,12 +181,14 @@ func entries(ctx context.Context, in *looking) (found []Match, next string, err 
 			}
 		}
 	}
-	records, err := audit.Follow(ctx, in.db.Read(), seq, in.limit)
+	fits := func(patterns []string, kind audit.Kind) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool { return glob(p, string(kind)) })
+	}
+	records, err := audit.Skim(ctx, in.db.Read(), seq, in.limit, func(k audit.Kind) bool { return fits(in.rule.Entries, k) || fits(in.rule.Clears, k) })
 	for i := range records {
 		rec := &records[i]
 		seq = rec.Seq
-		is := func(pattern string) bool { return glob(pattern, string(rec.Kind)) }
-		fires, clears := slices.ContainsFunc(in.rule.Entries, is), slices.ContainsFunc(in.rule.Clears, is)
+		fires, clears := fits(in.rule.Entries, rec.Kind), fits(in.rule.Clears, rec.Kind)
 		if fires || clears {
 			found = append(found, Match{Subject: rec.Subject, Since: rec.At, Clear: clears && !fires, Summary: fmt.Sprintf("%s: %s by %s%s", rec.Kind, rec.Subject, rec.Actor, detail(rec.Data)),
 				Labels: map[string]string{"entry": string(rec.Kind), "actor": rec.Actor}})

@@ -64,21 +64,18 @@ func checkMatchers(all []Matcher) error {
 // glob reports whether text fits pattern, in which * stands for any text. It
 // takes time proportional to the product of the lengths at worst.
 func glob(pattern, text string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
+	first, rest, stars := strings.Cut(pattern, "*")
+	if !stars {
 		return pattern == text
 	}
-	first, last := parts[0], parts[len(parts)-1]
-	if len(text) < len(first)+len(last) || !strings.HasPrefix(text, first) || !strings.HasSuffix(text, last) {
-		return false
-	}
-	text = text[len(first) : len(text)-len(last)]
-	for _, part := range parts[1 : len(parts)-1] {
-		_, rest, ok := strings.Cut(text, part)
-		if !ok {
-			return false
+	text, ok := strings.CutPrefix(text, first)
+	for ok {
+		part, after, more := strings.Cut(rest, "*")
+		if !more {
+			return strings.HasSuffix(text, part)
 		}
-		text = rest
+		_, text, ok = strings.Cut(text, part)
+		rest = after
 	}
-	return true
+	return false
 }

@@ -98,7 +98,7 @@ func (a *Authority) insert(tx *db.Tx) {
 	if a.Cert != nil {
 		end = a.Cert.NotAfter
 	}
-	tx.Queue(qInsertAuthority, nil, a.ID, a.CA, a.Name, a.Role, a.State, orNull(a.ParentID), a.KeyType, a.KeyRef,
+	tx.Queue(qInsertAuthority, nil, a.ID, a.CA, a.Name, a.Role, a.State, orNull(&a.ParentID), a.KeyType, a.KeyRef,
 		a.CSR, a.DER, end, a.Shards, a.CreatedAt)
 }
 

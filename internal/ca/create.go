@@ -275,7 +275,7 @@ func (s *Service) ImportIssuing(ctx context.Context, id string, chain [][]byte, 
 				return err
 			}
 		}
-		tx.Queue(qActivate, db.ExactlyOne(fault.New(fault.Conflict, "authority %s was activated meanwhile", a.Name)), a.ID, chain[0], cert.NotAfter, orNull(parent))
+		tx.Queue(qActivate, db.ExactlyOne(fault.New(fault.Conflict, "authority %s was activated meanwhile", a.Name)), a.ID, chain[0], cert.NotAfter, orNull(&parent))
 		if len(chain) > 1 {
 			tx.Queue(qInsertChain, nil, a.ID, string(pki.EncodeChain(chain...)), time.Now())
 		}

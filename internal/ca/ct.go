@@ -107,7 +107,7 @@ func (s *Service) announce(ctx context.Context, p *plan) error {
 	}
 	fault.Point("ca.after_precertificate")
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qKeepPrecert, db.ExactlyOne(errLost), p.cert.ID, der)
+		tx.Queue(qKeepPrecert, notLost, p.cert.ID, der)
 		return nil
 	})
 	if err != nil {
@@ -161,8 +161,8 @@ func (s *Service) finish(ctx context.Context, p *plan, scts []pki.SCT) error {
 func (s *Service) commitLogged(ctx context.Context, p *plan, scts int) error {
 	c, now := &p.cert, time.Now()
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qFinalTBS, db.ExactlyOne(errLost), c.ID, c.TBS, c.TBSHash)
-		tx.Queue(qLogged, db.ExactlyOne(errLost), c.ID, now)
+		tx.Queue(qFinalTBS, notLost, c.ID, c.TBS, c.TBSHash)
+		tx.Queue(qLogged, notLost, c.ID, now)
 		return audit.Append(tx, audit.Entry{At: now, Kind: "certificate.intend", Actor: p.actor, Subject: "certificate:" + c.ID,
 			Data: loggedData{intentData{c.AuthorityID, c.Serial.Hex(), hexText(c.TBSHash), c.OrderID}, hexText(p.ct.hash[:]), scts}})
 	})

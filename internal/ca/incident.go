@@ -180,7 +180,7 @@ func (s *Service) CreateIncident(ctx context.Context, spec IncidentSpec) (*Incid
 	made := false
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(ctx, qInsertIncident, i.ID, i.Name, i.ExplanationURL, string(selection), int64(i.Reason), i.BlockKeys, i.Actor,
-			i.CreatedAt, i.RevokeAt, orNull(spec.RequestKey), orNull(spec.RequestHash))
+			i.CreatedAt, i.RevokeAt, orNull(&spec.RequestKey), orNull(&spec.RequestHash))
 		if made = n == 1; err != nil || !made {
 			return err
 		}

@@ -42,7 +42,7 @@ type Request struct {
 type plan struct {
 	cert     Certificate
 	auth     *Authority
-	spkiHash [32]byte
+	spkiHash []byte
 	evidence string
 	names    string
 	actor    string
@@ -154,7 +154,7 @@ func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, 
 	}
 	hash := sha256.Sum256(tbs)
 	now := time.Now()
-	p := &plan{auth: auth, spkiHash: spkiHash, evidence: evidence, actor: req.Actor, claim: req.Claim, complete: req.Complete,
+	p := &plan{auth: auth, spkiHash: spkiHash[:], evidence: evidence, actor: req.Actor, claim: req.Claim, complete: req.Complete,
 		cert: Certificate{ID: db.NewID(now), AuthorityID: auth.ID, Serial: serial, State: StateIntent, CA: auth.CA,
 			Profile: profile.Name, ProfileHash: profile.Hash(), OrderID: req.OrderID, AccountID: req.AccountID,
 			KeyType: req.CSR.KeyType, Evidence: req.Grant.evidence, TBSHash: hash[:], TBS: tbs, Shard: shard,
@@ -250,6 +250,7 @@ func (s *Service) produce(ctx context.Context, p *plan) ([]byte, error) {
 func (s *Service) commitIntent(ctx context.Context, p *plan) error {
 	c := &p.cert
 	serial := c.Serial.Hex()
+	data := intentData{c.AuthorityID, serial, hexText(c.TBSHash), c.OrderID}.raw()
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		if p.claim != nil {
 			if err := p.claim(ctx, tx, c.ID); err != nil {
@@ -258,13 +259,13 @@ func (s *Service) commitIntent(ctx context.Context, p *plan) error {
 		}
 		// That the key is not blocked holds in the same transaction.
 		tx.Queue(qInsertIntent, notBlocked, &c.ID, &c.AuthorityID, &serial, &c.CA, &c.Profile, &c.ProfileHash,
-			orNull(c.OrderID), orNull(c.AccountID), &p.names, (*string)(&c.KeyType), p.spkiHash[:], &p.evidence, c.TBSHash, c.TBS,
-			c.Shard, c.NotBefore, c.NotAfter, c.CreatedAt)
+			orNull(&c.OrderID), orNull(&c.AccountID), &p.names, (*string)(&c.KeyType), &p.spkiHash, &p.evidence, &c.TBSHash, &c.TBS,
+			c.Shard, &c.NotBefore, &c.NotAfter, &c.CreatedAt)
 		if p.ct != nil {
 			p.ct.intend(tx, c)
 		}
 		return audit.Append(tx, audit.Entry{At: c.CreatedAt, Kind: "certificate.intend", Actor: p.actor, Subject: "certificate:" + c.ID,
-			Data: intentData{c.AuthorityID, serial, hexText(c.TBSHash), c.OrderID}})
+			Data: data})
 	})
 	if err != nil {
 		return fmt.Errorf("commit intent to sign: %w", err)
@@ -282,6 +283,20 @@ type intentData struct {
 type issueData struct {
 	Serial      string `json:"serial"`
 	Fingerprint string `json:"sha256"`
+}
+
+// raw and the one below write what encoding/json would: ids and hexadecimal
+// text need no escapes.
+func (d intentData) raw() audit.Raw {
+	text := `{"authority":"` + d.Authority + `","serial":"` + d.Serial + `","tbs_sha256":"` + d.TBSHash
+	if d.Order != "" {
+		text += `","order":"` + d.Order
+	}
+	return audit.Raw(text + `"}`)
+}
+
+func (d issueData) raw() audit.Raw {
+	return audit.Raw(`{"serial":"` + d.Serial + `","sha256":"` + d.Fingerprint + `"}`)
 }
 
 // sign makes the real signature over exactly the linted bytes.
@@ -311,13 +326,19 @@ func (s *Service) sign(ctx context.Context, p *plan) (_ []byte, err error) {
 // errLost means that the intent was abandoned by another process meanwhile.
 var errLost = fault.New(fault.Unavailable, "the issuance was interrupted and its serial abandoned; try again").Retry(time.Second)
 
+var notLost = db.ExactlyOne(errLost)
+
 func (s *Service) commitResult(ctx context.Context, p *plan, der []byte) error {
-	now := time.Now()
 	fp := pki.Fingerprint(der)
+	row := &struct {
+		der, fingerprint []byte
+		now              time.Time
+	}{der, fp[:], time.Now()}
+	data := issueData{p.cert.Serial.Hex(), hexText(fp[:])}.raw()
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qComplete, db.ExactlyOne(errLost), p.cert.ID, der, fp[:], now)
+		tx.Queue(qComplete, notLost, &p.cert.ID, &row.der, &row.fingerprint, &row.now)
 		for _, n := range p.cert.Names {
-			tx.Queue(qInsertName, nil, pki.ReverseName(n), p.cert.ID)
+			tx.Queue(qInsertName, nil, pki.ReverseName(n), &p.cert.ID)
 		}
 		if p.complete != nil {
 			if err := p.complete(ctx, tx, p.cert.ID); err != nil {
@@ -329,13 +350,13 @@ func (s *Service) commitResult(ctx context.Context, p *plan, der []byte) error {
 				return err
 			}
 		}
-		return audit.Append(tx, audit.Entry{At: now, Kind: "certificate.issue", Actor: p.actor, Subject: "certificate:" + p.cert.ID,
-			Data: issueData{p.cert.Serial.Hex(), hexText(fp[:])}})
+		return audit.Append(tx, audit.Entry{At: row.now, Kind: "certificate.issue", Actor: p.actor, Subject: "certificate:" + p.cert.ID,
+			Data: data})
 	})
 	if err != nil {
 		return fmt.Errorf("store certificate: %w", err)
 	}
-	p.cert.State, p.cert.DER, p.cert.TBS, p.cert.IssuedAt = StateIssued, der, nil, now
+	p.cert.State, p.cert.DER, p.cert.TBS, p.cert.IssuedAt = StateIssued, der, nil, row.now
 	return nil
 }
 

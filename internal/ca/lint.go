@@ -72,6 +72,7 @@ var varying = regexp.MustCompile(`dnsname|algorithm_identifier|_san_|_san$|seria
 type linter struct {
 	all    *sync.Pool // of []bound
 	some   *sync.Pool // of []bound: those that a model does not settle
+	few    *sync.Pool // of []bound: those that it does not settle for what is usual
 	models sync.Map   // *model by modelKey: what passed all
 	dates  dates      // of all
 }
@@ -97,7 +98,7 @@ func newLinter(s LintSet, exclude []string) (*linter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build lint set %s: %w", s, err)
 	}
-	var all, some []*lint.CertificateLint
+	var all, some, few []*lint.CertificateLint
 	var when dates
 	for _, l := range reg.CertificateLints().Lints() {
 		if !strings.HasPrefix(l.Name, "e_") {
@@ -107,10 +108,13 @@ func newLinter(s LintSet, exclude []string) (*linter, error) {
 		when = append(when, l.EffectiveDate, l.IneffectiveDate)
 		if varying.MatchString(l.Name) && !slices.Contains(settled, l.Name) {
 			some = append(some, l)
+			if !slices.Contains(settledIfUsual, l.Name) {
+				few = append(few, l)
+			}
 		}
 	}
 	slices.SortFunc(when, time.Time.Compare)
-	return &linter{all: bind(all), some: bind(some), dates: when}, nil
+	return &linter{all: bind(all), some: bind(some), few: bind(few), dates: when}, nil
 }
 
 // bind returns a pool of instances: making one can cost more than running it.
@@ -137,7 +141,9 @@ func (s LintSet) check(der []byte, of modelKey) error {
 		return err
 	}
 	if known, ok := l.models.Load(of); ok {
-		if cert := known.(*model).like(der); cert != nil {
+		if cert, usual := known.(*model).like(der); usual {
+			return refusal(run(l.few, cert))
+		} else if cert != nil {
 			return refusal(run(l.some, cert))
 		}
 	}

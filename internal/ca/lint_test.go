@@ -85,7 +85,7 @@ func (b *lintBench) model(t testing.TB, l *linter) *model {
 // anything else than zcrypto's parser and all lints would.
 func compare(t testing.TB, l *linter, m *model, der []byte) (taken bool) {
 	t.Helper()
-	like := m.like(der)
+	like, usual := m.like(der)
 	if like == nil {
 		return false
 	}
@@ -107,6 +107,9 @@ func compare(t testing.TB, l *linter, m *model, der []byte) (taken bool) {
 	slices.Sort(some)
 	if !slices.Equal(all, some) {
 		t.Errorf("all lints find %q, those that are run find %q", all, some)
+	}
+	if few := run(l.few, like); usual && !slices.Equal(all, slices.Sorted(slices.Values(few))) {
+		t.Errorf("of what is usual all lints find %q, those that are run find %q", all, few)
 	}
 	return true
 }
@@ -151,7 +154,7 @@ func TestModelEndsWithNewRules(t *testing.T) {
 	m := newModel(b.der(t, b.good), b.good.NotBefore, b.good.NotBefore.Add(time.Hour))
 	next := b.good
 	next.NotBefore = next.NotBefore.Add(time.Hour)
-	if m.like(b.der(t, next)) != nil {
+	if c, _ := m.like(b.der(t, next)); c != nil {
 		t.Error("a certificate is judged by the rules of an hour ago")
 	}
 }
@@ -216,6 +219,14 @@ func TestVaryingLintsMissNothing(t *testing.T) {
 		"long label":          name(strings.Repeat("a", 64) + ".example.com"),
 		"bad A-label":         name("xn--\x7f.example.com"),
 		"reserved label":      name("ab--cd.example.com"),
+		"plain hyphens":       name("a--b.a-1.example.com"),
+		"short plain labels":  name("a.b.c.1.2.com"),
+		"longest label":       name(strings.Repeat("a", 63) + ".example.com"),
+		"longest name":        name(strings.Repeat(strings.Repeat("a", 49)+".", 5) + "com"),
+		"too long a name":     name(strings.Repeat(strings.Repeat("a", 50)+".", 5) + "com"),
+		"upper case":          name("WWW.EXAMPLE.COM"),
+		"onion in between":    name("onion.example.com"),
+		"wildcard":            name("*.example.com"),
 		"leading hyphen":      name("-a.example.com"),
 		"space":               name("a b.example.com"),
 		"NUL":                 name("a\x00b.example.com"),

@@ -2,6 +2,8 @@ package ca
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"maps"
 	"math/big"
 	"net"
@@ -37,7 +39,9 @@ import (
 //   - a public key under the same AlgorithmIdentifier;
 //   - an empty subject if the model's is empty.
 //
-// The lints in settled ask for no more than that, and need not run again.
+// The lints in settled ask for no more than that, and need not run again. Nor
+// need those in settledIfUsual if the certificate is usual as well: its subject
+// is the model's, octet for octet, and its names are plain (see plainName).
 type model struct {
 	cert       *x509.Certificate // never linted: parsed certificates keep caches
 	parts      parts
@@ -61,6 +65,22 @@ var settled = []string{
 	"e_utc_time_not_in_zulu", "e_utc_time_does_not_include_seconds", "e_wrong_time_format_pre2050", "e_generalized_time_includes_fraction_seconds",
 	"e_generalized_time_not_in_zulu", "e_generalized_time_does_not_include_seconds", "e_ext_ian_rfc822_format_invalid",
 	"e_ext_ian_uri_format_invalid", "e_ext_subject_directory_attr_critical", "e_ext_subject_key_identifier_critical",
+	"e_invalid_certificate_version", "e_cert_contains_unique_identifier", "e_cert_unique_identifier_version_not_2_or_3", // split
+	"e_serial_number_longer_than_20_octets",           // serial
+	"e_br_prohibit_dsa_usage", "e_ec_improper_curves", // the same AlgorithmIdentifier
+}
+
+// settledIfUsual are the lints that pass for whatever is usual, too: those about
+// the subject, and those about the form of names.
+var settledIfUsual = []string{
+	"e_cab_dv_subject_invalid_values", "e_subject_contains_noninformational_value", "e_subject_country_not_iso", "e_subject_not_dn",
+	"e_duplicate_subject_attribs", "e_invalid_subject_rdn_order", "e_subject_dn_not_printable_characters", "e_subject_printable_string_badalpha",
+	"e_subject_rdns_correct_encoding",
+	"e_san_dns_name_onion_invalid", "e_ext_tor_service_descriptor_hash_invalid", "e_arpa_domain_not_allowed", "e_dnsname_bad_character_in_label",
+	"e_dnsname_hyphen_in_sld", "e_dnsname_underscore_in_sld", "e_rfc_dnsname_hyphen_in_sld", "e_rfc_dnsname_underscore_in_sld",
+	"e_underscore_not_permissible_in_dnsname", "e_dnsname_contains_prohibited_reserved_label", "e_dnsname_empty_label", "e_rfc_dnsname_empty_label",
+	"e_dnsname_label_too_long", "e_rfc_dnsname_label_too_long", "e_dnsname_left_label_wildcard_correct", "e_dnsname_wildcard_only_in_left_label",
+	"e_ext_san_dns_name_too_long", "e_international_dns_name_not_nfc", "e_international_dns_name_not_unicode",
 }
 
 // parts are the elements of a certificate, with their headers.
@@ -150,35 +170,78 @@ func newModel(der []byte, from, until time.Time) *model {
 	for _, e := range cert.Extensions {
 		m.ids = append(m.ids, e.Id.String())
 	}
-	if m.like(der) == nil {
+	if c, _ := m.like(der); c == nil {
 		return nil
 	}
 	return m
 }
 
-// like returns der parsed, if it differs from the model only where it may.
-func (m *model) like(der []byte) *x509.Certificate {
+// like returns der parsed, if it differs from the model only where it may, and
+// whether it is usual.
+func (m *model) like(der []byte) (c *x509.Certificate, usual bool) {
 	p, ok := split(der)
 	w := &m.parts
 	if !ok || !bytes.Equal(p.version, w.version) || !bytes.Equal(p.algorithm, w.algorithm) || !bytes.Equal(p.outer, w.outer) ||
 		!bytes.Equal(p.issuer, w.issuer) || !bytes.Equal(p.keyAlgorithm, w.keyAlgorithm) || bytes.Equal(p.subject, p.issuer) {
-		return nil
+		return nil, false
 	}
-	c := new(x509.Certificate)
+	c = new(x509.Certificate)
 	*c = *m.cert
 	c.Raw, c.RawTBSCertificate, c.RawSubjectPublicKeyInfo, c.RawSubject, c.RawIssuer = der, p.tbs, p.key, p.subject, p.issuer
 	c.Signature = p.signature
-	if !m.period(c, &p) || !serial(c, p.serial) || !m.subject(c, p.subject) || !m.extend(c, p.extensions) {
-		return nil
+	if !m.period(c, &p) || !serial(c, p.serial) || !m.subject(c, p.subject) || !m.extend(c, p.extensions) || !m.key(c, p.key) {
+		return nil, false
 	}
-	if bytes.Equal(p.key, w.key) || c.PublicKey == nil {
-		return c
+	return c, bytes.Equal(p.subject, w.subject) && !slices.ContainsFunc(c.DNSNames, notPlainName)
+}
+
+// notPlainName reports whether a name needs a closer look: it is not one of
+// labels of letters in lower case, digits and hyphens, with hyphens neither at the
+// ends nor in the third and fourth place (RFC 5890 section 2.3.1), or ends in a
+// domain that has rules of its own.
+func notPlainName(name string) bool {
+	if len(name) > 253 {
+		return true
+	}
+	last := ""
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || len(label) > 3 && label[2:4] == "--" {
+			return true
+		}
+		for i := range len(label) {
+			if c := label[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+				return true
+			}
+		}
+		last = label
+	}
+	return last == "arpa" || last == "onion"
+}
+
+// key reads a public key under the same AlgorithmIdentifier as the model's.
+func (m *model) key(c *x509.Certificate, der []byte) bool {
+	if bytes.Equal(der, m.parts.key) || c.PublicKey == nil {
+		return true
+	}
+	if was, ok := c.PublicKey.(*x509.AugmentedECDSA); ok {
+		return point(c, was.Pub.Curve, der)
 	}
 	var err error
-	if c.PublicKey, err = x509.ParsePKIXPublicKey(p.key); err != nil {
-		return nil
+	c.PublicKey, err = x509.ParsePKIXPublicKey(der)
+	return err == nil
+}
+
+// point reads the SubjectPublicKeyInfo of a point on a curve.
+func point(c *x509.Certificate, curve elliptic.Curve, der []byte) bool {
+	var info, bits cryptobyte.String
+	in := cryptobyte.String(der)
+	if !in.ReadASN1(&info, cbasn1.SEQUENCE) || !info.SkipASN1(cbasn1.SEQUENCE) || !info.ReadASN1(&bits, cbasn1.BIT_STRING) || !info.Empty() ||
+		len(bits) == 0 || bits[0] != 0 {
+		return false
 	}
-	return c
+	x, y := elliptic.Unmarshal(curve, bits[1:]) // as zcrypto does, whose types these are
+	c.PublicKey = &x509.AugmentedECDSA{Pub: &ecdsa.PublicKey{Curve: curve, X: x, Y: y}, Raw: asn1.BitString{Bytes: bits[1:], BitLength: 8 * len(bits[1:])}}
+	return x != nil
 }
 
 // period reads the instants, which must lie where the same rules are in force.
@@ -246,7 +309,7 @@ func (m *model) extend(c *x509.Certificate, rest cryptobyte.String) bool {
 		case "2.5.29.17":
 			ok = names(c, x.value)
 		case "2.5.29.31":
-			ok = point(c, x.value)
+			ok = crlPoint(c, x.value)
 		case "2.5.29.14":
 			var id cryptobyte.String
 			v := cryptobyte.String(x.value)
@@ -298,8 +361,8 @@ func visible(b []byte) bool {
 	return len(b) > 0
 }
 
-// point reads cRLDistributionPoints with one URL and nothing else.
-func point(c *x509.Certificate, value []byte) bool {
+// crlPoint reads cRLDistributionPoints with one URL and nothing else.
+func crlPoint(c *x509.Certificate, value []byte) bool {
 	const inner = cbasn1.Tag(0 | 0x80 | 0x20)
 	v := cryptobyte.String(value)
 	var list, dp, name, full, url cryptobyte.String

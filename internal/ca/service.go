@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json/v2"
 	"errors"
@@ -229,14 +230,18 @@ func (s *Service) StatusSigner(ctx context.Context, id string) (*Authority, erro
 func (s *Service) URLs() URLs { return s.urls }
 
 // orNull makes "" a NULL.
-func orNull(s string) *string {
-	if s == "" {
+func orNull(s *string) *string {
+	if *s == "" {
 		return nil
 	}
-	return &s
+	return s
 }
 
-func hexText(b []byte) string { return hex.EncodeToString(b) }
+// hexText returns b in hexadecimal.
+func hexText(b []byte) string {
+	var small [2 * sha256.Size]byte
+	return string(hex.AppendEncode(small[:0], b))
+}
 
 // jsonText encodes plain strings, which cannot fail but on bad UTF-8.
 func jsonText(v []string) string {

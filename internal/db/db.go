@@ -18,8 +18,9 @@
 // Columns are BIGINT, TEXT, BYTEA/BLOB and DOUBLE PRECISION/REAL only. Instants
 // are BIGINT Unix milliseconds, booleans are BIGINT 0 or 1. Arguments may be
 // nil, bool, any integer or string kind, float64, []byte (nil = NULL),
-// time.Time (zero = NULL), *string and *int64 (nil = NULL), []string and
-// []int64 (for `= ANY($1::text[])` and `= ANY($1::bigint[])`).
+// time.Time (zero = NULL), pointers to string, int64, []byte and time.Time (nil =
+// NULL; they spare the copy that an interface makes), []string and []int64 (for
+// `= ANY($1::text[])` and `= ANY($1::bigint[])`).
 package db
 
 import (

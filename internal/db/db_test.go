@@ -157,6 +157,49 @@ func TestValuesRoundTrip(t *testing.T) {
 	})
 }
 
+// Pointers bind what they lead to, and nil of any kind is NULL.
+func TestPointersBindTheirValues(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		at, text, octets, n := time.UnixMilli(1767225600123).UTC(), "ready", []byte{0, 255}, int64(7)
+		var none []byte
+		for _, c := range []struct{ args, want []any }{
+			{[]any{&at, &text, &octets, &n, &text}, []any{at, "ready", octets, int64(7), "ready"}},
+			{[]any{&time.Time{}, (*string)(nil), &none, (*int64)(nil), nil}, []any{time.Time{}, "", none, int64(0), ""}},
+			{[]any{(*time.Time)(nil), "", (*[]byte)(nil), 0, ""}, []any{time.Time{}, "", none, int64(0), ""}},
+		} {
+			var got []any
+			err := d.Read().One(context.Background(), qTypes, func(r *db.Row) {
+				got = append(got, r.Time(), r.Text(), r.Bytes(), r.Int64(), r.Text())
+			}, c.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		}
+	})
+}
+
+// Word reads whatever Text reads, again and again, and leaves the row where
+// Text would.
+func TestWordReadsText(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		for _, text := range []string{"certificate.issue", "", "certificate.issue", "\u00e9", strings.Repeat("x", 64), strings.Repeat("x", 65)} {
+			var got []any
+			err := d.Read().One(context.Background(), qTypes, func(r *db.Row) {
+				got = append(got, r.Int(), r.Word(), r.Bytes(), r.Null())
+			}, 1, text, []byte("after"), nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]any{1, text, []byte("after"), true}, got); diff != "" {
+				t.Error(diff)
+			}
+		}
+	})
+}
+
 func TestListArgumentAndBulk(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := context.Background()

@@ -34,12 +34,17 @@ func NewID(now time.Time) string {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], want)
 	rand.Read(b[8:])
-	return idEncoding.EncodeToString(b[:])
+	var text [idLength]byte
+	idEncoding.Encode(text[:], b[:])
+	return string(text[:])
 }
+
+// idLength is how many characters an identifier has.
+const idLength = 26
 
 // ValidID reports whether s has the form that NewID makes.
 func ValidID(s string) bool {
-	if len(s) != 26 {
+	if len(s) != idLength {
 		return false
 	}
 	for i := range len(s) {

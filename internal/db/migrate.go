@@ -130,9 +130,25 @@ func migrations(e Engine) ([]migration, error) {
 
 // jsonList encodes a list argument for json_each.
 func jsonList(v any) string {
+	if list, ok := v.([]string); ok && plainTexts(list) {
+		return `["` + strings.Join(list, `","`) + `"]`
+	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // []string and []int64 always encode
 	}
 	return string(b)
+}
+
+// plainTexts reports whether list has texts, and only such that stand in JSON as
+// they are: most are identifiers and names.
+func plainTexts(list []string) bool {
+	for _, s := range list {
+		for i := range len(s) {
+			if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+				return false
+			}
+		}
+	}
+	return len(list) > 0
 }

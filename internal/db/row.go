@@ -6,6 +6,7 @@ import (
 	"math"
 	"reflect"
 	"strconv"
+	"sync"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -107,6 +108,51 @@ func (r *Row) Text() string {
 		return r.lite.ColumnText(c)
 	}
 	return string(r.pg[c])
+}
+
+// maxWords bounds what Word keeps, in values and in octets of each.
+const (
+	maxWords = 1024
+	maxWord  = 64
+)
+
+// words are the values that Word has seen.
+var words struct {
+	sync.RWMutex
+	known map[string]string
+}
+
+// Word returns the next column as Text does. It is for columns that hold few
+// different values, such as kinds and states: each is kept once.
+func (r *Row) Word() string {
+	var buf [maxWord]byte
+	var b []byte
+	if c := r.col; r.lite != nil {
+		n := r.lite.ColumnLen(c)
+		if n > maxWord {
+			return r.Text()
+		}
+		b = buf[:r.lite.ColumnBytes(c, buf[:n])]
+		r.col++
+	} else if b = r.pg[r.next()]; len(b) > maxWord {
+		return string(b)
+	}
+	words.RLock()
+	w, ok := words.known[string(b)]
+	words.RUnlock()
+	if ok {
+		return w
+	}
+	words.Lock()
+	defer words.Unlock()
+	if words.known == nil {
+		words.known = map[string]string{}
+	}
+	w = string(b)
+	if len(words.known) < maxWords {
+		words.known[w] = w
+	}
+	return w
 }
 
 // Bytes returns a copy of the next column; NULL is nil.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,10 @@ type liteConn struct {
 	stmts   map[*Stmt]*sqlite.Stmt
 	observe func(string, time.Duration, error)
 	live    []*liteWrite // of the batch that runs; kept for its memory
+
+	tx      *Tx        // what callbacks get, one after the other
+	running *liteWrite // the callback that has tx
+	queued  error      // of the first of its queued statements that failed
 }
 
 // liteEngine is one writer goroutine over one connection, and a pool of
@@ -88,6 +93,14 @@ func openSQLite(path string, cfg Config) (*liteEngine, error) {
 	return e, nil
 }
 
+// The page caches of a connection, in KiB. A reader's holds nothing beyond the
+// next commit. The writer's lasts, but a commit that moved pages of an index
+// looks through all of it, and what it lacks is in the kernel's cache.
+const (
+	writerCache = 16 << 10
+	readerCache = 4 << 10
+)
+
 func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error) {
 	c, err := sqlite.OpenConn(path, flags)
 	if err != nil {
@@ -96,13 +109,19 @@ func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error
 	c.SetBusyTimeout(10 * time.Second)
 	// FULL: a commit is on the disk before Write returns. The checkpoint
 	// threshold (16 MiB) bounds both the WAL and the recovery time at start.
-	for _, pragma := range []string{"synchronous=FULL", "temp_store=MEMORY", "cache_size=-32768",
+	cache := writerCache
+	if flags&sqlite.OpenReadOnly != 0 {
+		cache = readerCache
+	}
+	for _, pragma := range []string{"synchronous=FULL", "temp_store=MEMORY", "cache_size=-" + strconv.Itoa(cache),
 		"wal_autocheckpoint=4000", "journal_size_limit=67108864"} {
 		if err := sqlitex.ExecuteTransient(c, "PRAGMA "+pragma, nil); err != nil {
 			return nil, errors.Join(fmt.Errorf("open database %s: %w", path, sqliteError("pragma", err)), c.Close())
 		}
 	}
-	return &liteConn{c: c, stmts: map[*Stmt]*sqlite.Stmt{}, observe: cfg.Observe}, nil
+	lite := &liteConn{c: c, stmts: map[*Stmt]*sqlite.Stmt{}, observe: cfg.Observe}
+	lite.tx = &Tx{Q: lite, queue: lite.queue, bulk: lite.insert}
+	return lite, nil
 }
 
 func (e *liteEngine) closeReaders(n int) error {
@@ -140,20 +159,27 @@ func (e *liteEngine) close() error {
 
 // ---- writing ----
 
-func (e *liteEngine) write(ctx context.Context, fn func(*Tx) error) error {
-	w := &liteWrite{ctx: ctx, fn: fn, done: make(chan error, 1)}
+// liteWrites are writes that were answered, for their memory.
+var liteWrites = sync.Pool{New: func() any { return &liteWrite{done: make(chan error, 1)} }}
+
+func (e *liteEngine) write(ctx context.Context, fn func(*Tx) error) (err error) {
+	w := liteWrites.Get().(*liteWrite)
+	w.ctx, w.fn, w.err = ctx, fn, nil
+	w.taken.Store(false)
 	if err := e.enqueue(w); err != nil {
 		return err
 	}
 	select {
-	case err := <-w.done:
-		return err
+	case err = <-w.done:
 	case <-ctx.Done():
 		if w.taken.CompareAndSwap(false, true) {
-			return ctx.Err() // still queued: it will never run
+			return ctx.Err() // still queued, and so not for the pool: it will never run
 		}
-		return <-w.done // running or committing: the answer must be the true one
+		err = <-w.done // running or committing: the answer must be the true one
 	}
+	w.ctx, w.fn = nil, nil
+	liteWrites.Put(w)
+	return err
 }
 
 func (e *liteEngine) enqueue(w *liteWrite) error {
@@ -201,7 +227,7 @@ func (e *liteEngine) writer(c *liteConn) {
 		}
 		err := c.runBatch(batch)
 		e.broken.Store(err != nil)
-		for _, w := range batch {
+		for _, w := range batch { // which is the caller's again once it has its answer
 			if err != nil && w.err == nil {
 				w.err = err
 			}
@@ -294,35 +320,40 @@ func (c *liteConn) runOne(w *liteWrite) error {
 }
 
 func (c *liteConn) call(w *liteWrite) (err error) {
-	var queued error
-	tx := &Tx{Q: c,
-		queue: func(s *Stmt, check func(int64) error, args []any) {
-			if queued != nil {
-				return
-			}
-			n, err := c.Exec(w.ctx, s, args...)
-			if err == nil && check != nil {
-				err = check(n)
-			}
-			queued = err
-		},
-		bulk: func(ctx context.Context, b *Bulk, rows [][]any) error {
-			for _, row := range rows {
-				if _, err := c.Exec(ctx, b.insert, row...); err != nil {
-					return err
-				}
-			}
-			return nil
-		}}
+	c.running, c.queued = w, nil
 	defer func() {
+		c.running = nil
 		if p := recover(); p != nil {
 			err = fmt.Errorf("write callback panicked: %v\n%s", p, debug.Stack())
 		}
 	}()
-	if err := w.fn(tx); err != nil {
+	if err := w.fn(c.tx); err != nil {
 		return err
 	}
-	return queued
+	return c.queued
+}
+
+// queue is Tx.Queue: it runs at once, and what fails is the answer of the
+// callback.
+func (c *liteConn) queue(s *Stmt, check func(int64) error, args []any) {
+	if c.queued != nil {
+		return
+	}
+	n, err := c.Exec(c.running.ctx, s, args...)
+	if err == nil && check != nil {
+		err = check(n)
+	}
+	c.queued = err
+}
+
+// insert is Tx.Insert.
+func (c *liteConn) insert(ctx context.Context, b *Bulk, rows [][]any) error {
+	for _, row := range rows {
+		if _, err := c.Exec(ctx, b.insert, row...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *liteConn) rollback() error {
@@ -406,9 +437,24 @@ func bindOne(st *sqlite.Stmt, i int, a any) {
 			st.BindInt64(i, v.UnixMilli())
 			return
 		}
+	case *time.Time:
+		if v != nil && !v.IsZero() {
+			st.BindInt64(i, v.UnixMilli())
+			return
+		}
 	case []byte:
 		if v != nil {
 			st.BindBytes(i, v)
+			return
+		}
+	case *[]byte:
+		if v != nil && *v != nil {
+			st.BindBytes(i, *v)
+			return
+		}
+	case *int64:
+		if v != nil {
+			st.BindInt64(i, *v)
 			return
 		}
 	}

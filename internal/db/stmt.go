@@ -131,6 +131,16 @@ func argument(v any) any {
 			return nil
 		}
 		return v.UnixMilli()
+	case *time.Time:
+		if v == nil {
+			return nil
+		}
+		return argument(*v)
+	case *[]byte:
+		if v == nil {
+			return nil
+		}
+		return argument(*v)
 	case *string:
 		if v == nil {
 			return nil

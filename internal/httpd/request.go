@@ -72,7 +72,12 @@ func (r *Request) ReadBody() ([]byte, error) { return r.ReadBodyMax(r.x.srv.maxB
 
 // ReadBodyMax is ReadBody with a cap of its own, in bytes. It never reads
 // more than the cap and one byte, whatever Content-Length promises.
-func (r *Request) ReadBodyMax(limit int64) ([]byte, error) {
+func (r *Request) ReadBodyMax(limit int64) ([]byte, error) { return r.ReadBodyTo(nil, limit) }
+
+// ReadBodyTo is ReadBodyMax into the memory of buf, if it has enough, for those
+// who keep nothing of the body and use the memory again. Whatever buf held is
+// overwritten.
+func (r *Request) ReadBodyTo(buf []byte, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
@@ -80,7 +85,9 @@ func (r *Request) ReadBodyMax(limit int64) ([]byte, error) {
 	if r.ContentLength >= 0 {
 		size = r.ContentLength + 1 // one more, so that EOF is seen without growing
 	}
-	buf := make([]byte, 0, size)
+	if buf = buf[:0]; int64(cap(buf)) < size {
+		buf = make([]byte, 0, size)
+	}
 	for {
 		n, err := r.Body.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]

@@ -30,11 +30,17 @@ var (
 		WHERE lower(name) LIKE $1 ESCAPE '\' OR lower(label) LIKE $1 ESCAPE '\' ORDER BY id LIMIT $2`, db.Scan("a few rows per CA"))
 )
 
-func issuerOf(meta *pki.Metadata, rawName []byte) issuer {
+// issuerOf returns the issuer of a certificate. text is asked for the issuer's
+// name only if it is not among known, to which it is then added.
+func issuerOf(meta *pki.Metadata, rawName []byte, known map[int64]issuer, text func() string) issuer {
 	if meta.SelfIssued {
 		return issuer{id: sum64(selfSigned), name: selfSigned, label: selfSigned}
 	}
-	name := clean(meta.Issuer, 4*maxText)
+	id := sum64(string(rawName), string(meta.AuthorityKeyID))
+	if i, ok := known[id]; ok {
+		return i
+	}
+	name := clean(text(), 4*maxText)
 	label := attribute(name, "CN=")
 	if label == "" {
 		label = attribute(name, "O=")
@@ -42,8 +48,9 @@ func issuerOf(meta *pki.Metadata, rawName []byte) issuer {
 	if label == "" {
 		label = name
 	}
-	return issuer{id: sum64(string(rawName), string(meta.AuthorityKeyID)), name: name,
-		label: clean(label, maxText), keyID: meta.AuthorityKeyID}
+	i := issuer{id: id, name: name, label: clean(label, maxText), keyID: meta.AuthorityKeyID}
+	known[id] = i
+	return i
 }
 
 // attribute returns the value of the first attribute with a prefix in RFC 2253

@@ -111,7 +111,7 @@ type ItemError struct {
 
 // newRecord checks o and takes out what is stored. A nil record without an
 // error is a sighting without a certificate.
-func newRecord(index int, o *Observation) (*record, error) {
+func newRecord(index int, o *Observation, known map[int64]issuer) (*record, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -126,12 +126,12 @@ func newRecord(index int, o *Observation) (*record, error) {
 	slices.Sort(r.tags)
 	switch {
 	case o.DER != nil:
-		return r, r.parse(o.DER)
+		return r, r.parse(o.DER, known)
 	case o.Metadata != nil:
 		if o.Metadata.Fingerprint == [32]byte{} {
 			return nil, fault.New(fault.Invalid, "the description of the certificate has no SHA-256 fingerprint")
 		}
-		r.describe(o.Metadata)
+		r.describe(o.Metadata, known)
 		return r, nil
 	case o.Fingerprint != "":
 		r.fingerprint = o.Fingerprint
@@ -277,7 +277,7 @@ func validHost(host string) bool {
 }
 
 // parse fills r from a certificate's bytes.
-func (r *record) parse(der []byte) error {
+func (r *record) parse(der []byte, known map[int64]issuer) error {
 	if len(der) > MaxDER {
 		return fault.New(fault.TooLarge, "the certificate is longer than %d bytes", MaxDER)
 	}
@@ -285,16 +285,16 @@ func (r *record) parse(der []byte) error {
 	if err != nil {
 		return fault.Wrap(err, fault.Invalid, "not a readable X.509 certificate: %s", clean(err.Error(), maxText))
 	}
-	meta := pki.MetadataOf(cert)
+	meta := pki.BriefMetadataOf(cert)
 	r.der = der
-	r.issuer = issuerOf(&meta, cert.RawIssuer)
+	r.issuer = issuerOf(&meta, cert.RawIssuer, known, func() string { return cert.Issuer.String() })
 	r.describeAs(&meta)
 	return nil
 }
 
 // describe fills r from a description without the bytes.
-func (r *record) describe(meta *pki.Metadata) {
-	r.issuer = issuerOf(meta, []byte(meta.Issuer))
+func (r *record) describe(meta *pki.Metadata, known map[int64]issuer) {
+	r.issuer = issuerOf(meta, []byte(meta.Issuer), known, func() string { return meta.Issuer })
 	r.describeAs(meta)
 }
 
@@ -363,14 +363,13 @@ func reversed(name string) string {
 
 // sum64 is the first 64 bits of the SHA-256 of parts, each with its length.
 func sum64(parts ...string) int64 {
-	h := sha256.New()
-	var n [8]byte
+	var small [256]byte
+	b := small[:0]
 	for _, p := range parts {
-		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-		h.Write(n[:])
-		h.Write([]byte(p))
+		b = append(binary.BigEndian.AppendUint64(b, uint64(len(p))), p...)
 	}
-	return prefix64(h.Sum(nil))
+	sum := sha256.Sum256(b)
+	return prefix64(sum[:])
 }
 
 // prefix64 is the first 64 bits of a hash.

@@ -76,9 +76,9 @@ func (s *Store) Put(ctx context.Context, obs []Observation, now time.Time) (Resu
 // newBatch checks every observation and merges those of one certificate.
 func newBatch(obs []Observation, now time.Time) *batch {
 	b := &batch{now: now.UnixMilli(), size: len(obs)}
-	at := map[string]int{}
+	at, known := map[string]int{}, map[int64]issuer{}
 	for i := range obs {
-		r, err := newRecord(i, &obs[i])
+		r, err := newRecord(i, &obs[i], known)
 		if err != nil {
 			b.refused = append(b.refused, ItemError{Index: i, Err: err})
 			continue
@@ -294,6 +294,14 @@ func instant(ms int64) any {
 	return ms
 }
 
+// unlessZero is nil for a pointer to 0.
+func unlessZero(ms *int64) *int64 {
+	if *ms == 0 {
+		return nil
+	}
+	return ms
+}
+
 // insert stores new certificates, each table in one bulk write.
 func (b *batch) insert(ctx context.Context, c *change, fresh []*record) error {
 	if len(fresh) == 0 {
@@ -369,18 +377,26 @@ func (r *record) member(id string, now int64) *member {
 type tables struct{ rows, ders, seen, names, tags [][]any }
 
 func (t *tables) add(r *record, m *member) {
-	t.rows = append(t.rows, []any{m.id, m.fingerprint, m.status, int64(m.source), m.managed, m.owner, m.team, m.environment, m.issuer,
-		m.key, clean(r.meta.SignatureAlgo, maxToken), r.meta.Serial.Hex(), sum64(r.meta.Serial.Hex()), r.meta.SPKIHash[:], prefix64(r.meta.SPKIHash[:]), clean(r.meta.CommonName, maxText), r.shown,
-		len(r.meta.Names), r.meta.CA, m.notBefore, m.notAfter, r.seenAt, instant(m.revokedAt), instant(m.lineage)})
+	// Pointers, for an interface would copy each value to memory of its own.
+	x := &struct {
+		algorithm, serial, commonName string
+		serialKey, spkiKey            int64
+		spki                          []byte
+	}{algorithm: clean(r.meta.SignatureAlgo, maxToken), serial: r.meta.Serial.Hex(), commonName: clean(r.meta.CommonName, maxText),
+		spkiKey: prefix64(r.meta.SPKIHash[:]), spki: r.meta.SPKIHash[:]}
+	x.serialKey = sum64(x.serial)
+	t.rows = append(t.rows, []any{&m.id, &m.fingerprint, (*string)(&m.status), int64(m.source), m.managed, &m.owner, &m.team, &m.environment, &m.issuer,
+		&m.key, &x.algorithm, &x.serial, &x.serialKey, &x.spki, &x.spkiKey, &x.commonName, &r.shown,
+		len(r.meta.Names), r.meta.CA, &m.notBefore, &m.notAfter, &r.seenAt, unlessZero(&m.revokedAt), unlessZero(&m.lineage)})
 	if r.der != nil {
-		t.ders = append(t.ders, []any{m.id, r.der})
+		t.ders = append(t.ders, []any{&m.id, &r.der})
 	}
-	t.seen = append(t.seen, []any{m.id, r.seenAt})
+	t.seen = append(t.seen, []any{&m.id, &r.seenAt})
 	for _, name := range r.names {
-		t.names = append(t.names, []any{reversed(name), m.notAfter, m.id})
+		t.names = append(t.names, []any{reversed(name), &m.notAfter, &m.id})
 	}
 	for _, tag := range r.tags {
-		t.tags = append(t.tags, []any{tag, m.notAfter, m.id})
+		t.tags = append(t.tags, []any{tag, &m.notAfter, &m.id})
 	}
 }
 

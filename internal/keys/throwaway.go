@@ -13,9 +13,6 @@ import (
 	"math/big"
 	"sync"
 
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
-
 	"chancery/internal/pki"
 )
 
@@ -121,12 +118,25 @@ func (o *oneNonce) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte
 	if s.Sign() == 0 {
 		return nil, errors.New("the throw-away key cannot sign this")
 	}
-	b := cryptobyte.NewFixedBuilder(make([]byte, 0, 2*(o.order.BitLen()/8+3)+3))
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1BigInt(o.r)
-		b.AddASN1BigInt(s)
-	})
-	return b.Bytes()
+	// SEQUENCE of two INTEGERs, each with room for a leading zero: of P-384,
+	// the largest curve here, it has at most 102 octets, so one octet tells.
+	size := (o.order.BitLen() + 7) / 8
+	der, half := make([]byte, 2, 2+2*(3+size)), make([]byte, size)
+	der = appendInteger(appendInteger(der, o.r.FillBytes(half)), s.FillBytes(half))
+	der[0], der[1] = 0x30, byte(len(der)-2)
+	return der, nil
+}
+
+// appendInteger appends the DER INTEGER of a big-endian number that is not 0 and
+// has fewer than 127 octets.
+func appendInteger(der, b []byte) []byte {
+	for b[0] == 0 {
+		b = b[1:]
+	}
+	if b[0]&0x80 == 0 {
+		return append(append(der, 2, byte(len(b))), b...)
+	}
+	return append(append(der, 2, byte(len(b)+1), 0), b...)
 }
 
 // exchanged is an RSA key whose short exponent is the private one and whose

@@ -51,7 +51,10 @@ type handler struct{ slog.Handler }
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	e := EventOf(ctx)
 	if e != nil {
-		e.Attrs(func(a slog.Attr) { r.AddAttrs(a) })
+		var few [10]slog.Attr
+		attrs := few[:0]
+		e.Attrs(func(a slog.Attr) { attrs = append(attrs, a) })
+		r.AddAttrs(attrs...)
 	}
 	if e == nil || !e.Trace.Valid() { // work that nobody asked for may be traced, too
 		if at := trace.SpanContextFromContext(ctx); at.IsValid() {

@@ -1,11 +1,14 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/mldsa"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"net/netip"
@@ -118,6 +121,9 @@ func (p *csrParts) split(der []byte) bool {
 // readKey parses and checks the public key. The key's encoding is copied into
 // the certificate, so it must be the canonical one.
 func (c *CSR) readKey() error {
+	if c.PublicKey, c.KeyType = parsePoint(c.SPKI); c.PublicKey != nil {
+		return nil // CheckKey has nothing to add
+	}
 	pub, err := x509.ParsePKIXPublicKey(c.SPKI)
 	if err != nil {
 		return badCSR("its public key cannot be read")
@@ -132,6 +138,31 @@ func (c *CSR) readKey() error {
 	c.PublicKey = pub
 	c.KeyType, err = KeyTypeOf(pub)
 	return err
+}
+
+// What the SubjectPublicKeyInfo of an elliptic curve's key begins with, up to
+// the point (RFC 5480 section 2).
+const (
+	spkiP256 = "\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00"
+	spkiP384 = "\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00"
+)
+
+// parsePoint parses the key of one of the usual curves from its one encoding in
+// DER: a fixed head and an uncompressed point, of which crypto/ecdsa checks that
+// it is on the curve. Nil: it is something else, or wrong.
+func parsePoint(spki []byte) (crypto.PublicKey, KeyType) {
+	for _, c := range [...]struct {
+		head  string
+		curve elliptic.Curve
+		kt    KeyType
+	}{{spkiP256, elliptic.P256(), P256}, {spkiP384, elliptic.P384(), P384}} {
+		if point, ok := bytes.CutPrefix(spki, []byte(c.head)); ok {
+			if pub, err := ecdsa.ParseUncompressedPublicKey(c.curve, point); err == nil {
+				return pub, c.kt
+			}
+		}
+	}
+	return nil, ""
 }
 
 // Further signature algorithms that requests are signed with in practice.
@@ -176,7 +207,12 @@ func (c *CSR) checkSignature(p *csrParts) error {
 		return badCSR("its signature algorithm is not accepted; sign with SHA-256 or better and ECDSA or RSA (PKCS #1 v1.5), or with Ed25519 or ML-DSA")
 	}
 	message := []byte(p.tbs)
-	if hash != 0 {
+	switch hash {
+	case 0:
+	case crypto.SHA256:
+		sum := sha256.Sum256(message)
+		message = sum[:]
+	default:
 		h := hash.New()
 		h.Write(message)
 		message = h.Sum(nil)

@@ -169,6 +169,8 @@ func TestParseCSRRawShapes(t *testing.T) {
 	challenge := tlv(tagSequence, tlv(tagOID, []byte("\x2a\x86\x48\x86\xf7\x0d\x01\x09\x07")), tlv(tagSet, tlv(tagUTF8String, []byte("secret"))))
 	badKey := bytes.Clone(spki)
 	badKey[len(badKey)-1] ^= 1
+	compressed, infinity := bytes.Clone(spki), append(bytes.Clone(spki[:len(spkiP256)]), make([]byte, 65)...)
+	compressed[len(spkiP256)] = 2
 	for _, c := range []struct {
 		name string
 		der  []byte
@@ -185,6 +187,8 @@ func TestParseCSRRawShapes(t *testing.T) {
 		{"trailing part", signCSR(t, key, v1, subject, spki, attributes(), attributes()), false},
 		{"trailing octet", append(signCSR(t, key, v1, subject, spki, attributes()), 0), false},
 		{"point off the curve", signCSR(t, key, v1, subject, badKey, attributes()), false},
+		{"compressed point in full length", signCSR(t, key, v1, subject, compressed, attributes()), false},
+		{"point of zeros", signCSR(t, key, v1, subject, infinity, attributes()), false},
 		{"key of another type", signCSR(t, key, v1, subject, testSPKI(t, testKey(t, Ed25519).Public()), attributes()), false},
 		{"key of another size", signCSR(t, key, v1, subject, testSPKI(t, testKey(t, P384).Public()), attributes()), false},
 		{"not an attribute", signCSR(t, key, v1, subject, spki, attributes([]byte{5, 0})), false},

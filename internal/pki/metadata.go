@@ -34,11 +34,18 @@ type Metadata struct {
 // as they are, in lower case. A common name that looks like a host counts as a
 // name only when there is no subjectAltName, as clients once did.
 func MetadataOf(cert *x509.Certificate) Metadata {
+	m := BriefMetadataOf(cert)
+	m.Subject, m.Issuer = cert.Subject.String(), cert.Issuer.String()
+	m.ARI, _ = CertID(cert) // "" without an authority key identifier
+	return m
+}
+
+// BriefMetadataOf is MetadataOf without Subject, Issuer and ARI: texts that cost
+// as much as all the rest.
+func BriefMetadataOf(cert *x509.Certificate) Metadata {
 	m := Metadata{
 		Fingerprint:    Fingerprint(cert.Raw),
 		SPKIHash:       SPKIHash(cert.RawSubjectPublicKeyInfo),
-		Subject:        cert.Subject.String(),
-		Issuer:         cert.Issuer.String(),
 		CommonName:     cert.Subject.CommonName,
 		Names:          namesOf(cert),
 		Key:            KeyDescription(cert.PublicKey),
@@ -51,7 +58,6 @@ func MetadataOf(cert *x509.Certificate) Metadata {
 		AuthorityKeyID: cert.AuthorityKeyId,
 	}
 	m.Serial, _ = serialOf(cert) // a parsed certificate has one
-	m.ARI, _ = CertID(cert)      // "" without an authority key identifier
 	return m
 }
 

@@ -2,7 +2,9 @@ package pki
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/pem"
+	"slices"
 
 	"chancery/internal/fault"
 )
@@ -16,14 +18,34 @@ const pemCertificate = "CERTIFICATE"
 func EncodeChain(certificates ...[]byte) []byte {
 	n := 0
 	for _, der := range certificates {
-		n += len(der)*4/3 + len(der)/48 + 64
+		n += pemLength(der)
 	}
-	b := bytes.NewBuffer(make([]byte, 0, n))
+	b := make([]byte, 0, n)
 	for _, der := range certificates {
-		_ = pem.Encode(b, &pem.Block{Type: pemCertificate, Bytes: der}) // a Buffer cannot fail
+		b = appendPEM(b, der)
 	}
-	return b.Bytes()
+	return b
 }
+
+// PrependCertificate returns a certificate in PEM and a chain that is PEM already.
+func PrependCertificate(der []byte, chain []byte) []byte {
+	return append(appendPEM(make([]byte, 0, pemLength(der)+len(chain)), der), chain...)
+}
+
+// pemLength is at least the length of der in PEM.
+func pemLength(der []byte) int { return len(der)*4/3 + len(der)/pemLine + 64 }
+
+func appendPEM(b, der []byte) []byte {
+	b = append(b, "-----BEGIN "+pemCertificate+"-----\n"...)
+	for line := range slices.Chunk(der, pemLine) {
+		b = append(base64.StdEncoding.AppendEncode(b, line), '\n')
+	}
+	return append(b, "-----END "+pemCertificate+"-----\n"...)
+}
+
+// pemLine is how many octets a line stands for (RFC 7468 section 2: 64
+// characters).
+const pemLine = 48
 
 // DecodeChain returns the DER of every certificate in text, in order: at
 // least one, at most maxCerts. Comments between blocks are allowed, as many

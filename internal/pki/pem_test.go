@@ -19,6 +19,9 @@ func TestChainRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(string(want), string(text)); diff != "" {
 		t.Error(diff)
 	}
+	if got := string(PrependCertificate(a, EncodeChain(b))); got != string(want) {
+		t.Errorf("with a certificate before the chain:\n%s", got)
+	}
 	for _, in := range [][]byte{text, append([]byte("subject=CN = a\n"), text...), bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))} {
 		ders, err := DecodeChain(in, 1<<20, 2)
 		if err != nil {

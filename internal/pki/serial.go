@@ -124,7 +124,8 @@ func (s Serial) Hex() string {
 	case len(s) > 1 && s[0] == 0:
 		s = s[1:]
 	}
-	return hex.EncodeToString([]byte(s))
+	var small [2 * 32]byte
+	return string(hex.AppendEncode(small[:0], []byte(s)))
 }
 
 // String returns the same as Hex.

@@ -59,7 +59,7 @@ func (s *Service) follow(ctx context.Context) (n loop.Count, err error) {
 	if s.seq < 0 {
 		return n, s.load(ctx, started)
 	}
-	page, err := audit.Follow(ctx, s.db.Read(), s.seq, followPage)
+	page, err := audit.Skim(ctx, s.db.Read(), s.seq, followPage, ca.SpeaksOfMany)
 	if err != nil {
 		return n, fmt.Errorf("follow journal: %w", err)
 	}

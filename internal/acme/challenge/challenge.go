@@ -249,6 +249,16 @@ func (r *Registry) Offers(id pki.Identifier) []Type {
 	return types
 }
 
+// Supports reports whether the method t is registered and may prove id.
+func (r *Registry) Supports(t Type, id pki.Identifier) bool {
+	for _, v := range r.list {
+		if v.Type() == t {
+			return v.Supports(id)
+		}
+	}
+	return false
+}
+
 // Validate runs the method t on req. An unknown method, or one that cannot
 // prove this identifier, is refused before anything is sent.
 func (r *Registry) Validate(ctx context.Context, t Type, req Request) (Proof, error) {

@@ -5,6 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"hash"
+	"io"
+	"sync"
 
 	"chancery/internal/fault"
 )
@@ -13,7 +16,7 @@ import (
 // between validation and finalization. A sealed value is JSON followed by an
 // HMAC-SHA256, so a row that anything but a validator wrote, or that was
 // copied to another account or identifier, does not open as a proof of it.
-type Sealer struct{ key []byte }
+type Sealer struct{ macs sync.Pool } // of hash.Hash: HMAC-SHA256 with the key
 
 // minSealKey is the shortest key a Sealer takes, in octets.
 const minSealKey = 32
@@ -24,7 +27,9 @@ func NewSealer(key []byte) (*Sealer, error) {
 	if len(key) < minSealKey {
 		return nil, fmt.Errorf("make sealer: the key has %d octets, fewer than %d", len(key), minSealKey)
 	}
-	return &Sealer{key: append([]byte(nil), key...)}, nil
+	s, key := new(Sealer), append([]byte(nil), key...)
+	s.macs.New = func() any { return hmac.New(sha256.New, key) }
+	return s, nil
 }
 
 // Kinds keep one sealed value from opening as another.
@@ -72,12 +77,13 @@ func (s *Sealer) seal(kind string, v any) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	return append(text, s.sum(kind, text)...), nil
+	return s.appendSum(text, kind, text), nil
 }
 
 func (s *Sealer) open(kind string, sealed []byte, v any) error {
 	n := len(sealed) - sha256.Size
-	if n < 0 || !hmac.Equal(sealed[n:], s.sum(kind, sealed[:n])) {
+	var sum [sha256.Size]byte
+	if n < 0 || !hmac.Equal(sealed[n:], s.appendSum(sum[:0], kind, sealed[:n])) {
 		return fault.New(fault.ServerInternal, "a stored validation result was not written by this CA's validators")
 	}
 	if err := json.Unmarshal(sealed[:n], v); err != nil {
@@ -86,9 +92,12 @@ func (s *Sealer) open(kind string, sealed []byte, v any) error {
 	return nil
 }
 
-func (s *Sealer) sum(kind string, text []byte) []byte {
-	m := hmac.New(sha256.New, s.key)
-	m.Write([]byte(kind))
+// appendSum appends the sum of kind and text to dst, which may be text.
+func (s *Sealer) appendSum(dst []byte, kind string, text []byte) []byte {
+	m := s.macs.Get().(hash.Hash)
+	defer s.macs.Put(m)
+	m.Reset()
+	io.WriteString(m, kind) // a hash never fails
 	m.Write(text)
-	return m.Sum(nil)
+	return m.Sum(dst)
 }

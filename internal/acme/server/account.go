@@ -219,7 +219,7 @@ func (a *account) insert(tx *db.Tx, eab *binding, now time.Time) error {
 	if eab != nil {
 		eab.use(tx, a.ID, now)
 	}
-	tx.Queue(qInsertAcct, nil, a.ID, a.CA, a.Thumbprint, a.jwk, a.State, string(contact), null(a.EABKeyID), null(a.eab),
+	tx.Queue(qInsertAcct, nil, a.ID, a.CA, a.Thumbprint, a.jwk, a.State, string(contact), null(&a.EABKeyID), null(&a.eab),
 		a.ToSAgreedAt, a.CreatedAt, a.CreatedIP)
 	return audit.Append(tx, audit.Entry{At: now, Kind: "account.create", Actor: "account:" + a.ID, Subject: "account:" + a.ID,
 		Data: accountData{CA: a.CA, Thumbprint: a.Thumbprint, EAB: a.EABKeyID}})
@@ -232,11 +232,11 @@ type accountData struct {
 }
 
 // null makes "" a NULL.
-func null(s string) *string {
-	if s == "" {
+func null(s *string) *string {
+	if *s == "" {
 		return nil
 	}
-	return &s
+	return s
 }
 
 // postAccount answers a POST to an account URL: read, update, deactivate (RFC
@@ -294,7 +294,7 @@ func (s *Server) updateAccount(m *message, req *acme.AccountUpdate) (*httpd.Repl
 		return nil, wrap("encode contacts", err)
 	}
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
-		tx.Queue(qUpdateAcct, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint, string(text), agreed)
+		tx.Queue(qUpdateAcct, stillValid, m.acct.ID, m.key.Thumbprint, string(text), agreed)
 		return nil
 	})
 	if err != nil {
@@ -310,7 +310,7 @@ func (s *Server) updateAccount(m *message, req *acme.AccountUpdate) (*httpd.Repl
 func (s *Server) deactivate(m *message) (*httpd.Reply, error) {
 	defer s.recent.dropAll(m.acct.ID)
 	if err := s.db.Write(m.ctx, func(tx *db.Tx) error {
-		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
+		tx.Queue(qGuard, stillValid, m.acct.ID, m.key.Thumbprint)
 		return deactivate(tx, m.acct.ID, acme.AccountDeactivated, m.actor(), m.now)
 	}); err != nil {
 		return nil, wrap("deactivate account", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json/v2"
 	"errors"
 	"net/http"
 	"slices"
@@ -91,10 +90,9 @@ func identifierOf(text string, wildcard bool) pki.Identifier {
 
 // offers returns the challenge types of a profile that may prove id.
 func (s *Server) offers(p *Profile, id pki.Identifier) []challenge.Type {
-	can := s.cfg.Validators.Offers(id)
 	out := make([]challenge.Type, 0, len(p.Challenges))
 	for _, t := range p.Challenges {
-		if slices.Contains(can, t) {
+		if s.cfg.Validators.Supports(t, id) {
 			out = append(out, t)
 		}
 	}
@@ -124,12 +122,40 @@ func newToken() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// insert adds z with its encoded challenges to tx.
-func (z *Authorization) insert(tx *db.Tx, challenges string) {
-	identifier := z.Identifier.Base().String()
-	tx.Queue(qInsertAuthz, nil, &z.ID, &z.AccountID, &z.CA, null(z.OrderID), &identifier, z.Identifier.Wildcard(),
-		(*string)(&z.State), &challenges, null(string(z.Method)), z.Proof, z.CAA, z.Validated, z.ExpiresAt, z.CreatedAt, z.Subdomains)
+// insert adds z to tx.
+func (z *Authorization) insert(tx *db.Tx) {
+	row := &struct{ identifier, challenges string }{z.Identifier.Base().String(), encodeChallenges(z.Challenges)}
+	tx.Queue(qInsertAuthz, nil, &z.ID, &z.AccountID, &z.CA, null(&z.OrderID), &row.identifier, z.Identifier.Wildcard(),
+		(*string)(&z.State), &row.challenges, null((*string)(&z.Method)), &z.Proof, &z.CAA, &z.Validated, &z.ExpiresAt, &z.CreatedAt, z.Subdomains)
 	z.announce(tx)
+}
+
+// encodeChallenges returns what encoding/json would write for the list.
+func encodeChallenges(list []Challenge) string {
+	b := append(make([]byte, 0, 512), '[')
+	for i := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = list[i].appendStored(b)
+	}
+	return string(append(b, ']'))
+}
+
+// appendStored appends c as it is stored. Types, tokens and states need no
+// escapes.
+func (c *Challenge) appendStored(b []byte) []byte {
+	b = append(append(b, `{"type":"`...), c.Type...)
+	b = append(append(b, `","token":"`...), c.Token...)
+	b = append(append(b, `","status":"`...), c.State...)
+	b = append(b, '"')
+	if !c.Validated.IsZero() {
+		b = append(c.Validated.AppendFormat(append(b, `,"validated":"`...), time.RFC3339Nano), '"')
+	}
+	if c.Error != nil {
+		b = c.Error.AppendJSON(append(b, `,"error":`...))
+	}
+	return append(b, '}')
 }
 
 // StateAt returns the state at an instant: what was not used before it expired
@@ -278,7 +304,7 @@ func (s *Server) endAuthz(m *message, z *Authorization) error {
 		return fault.New(fault.Malformed, "the authorization is %s already", z.StateAt(m.now))
 	}
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
-		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
+		tx.Queue(qGuard, stillValid, m.acct.ID, m.key.Thumbprint)
 		s.endQueued(tx, z, acme.AuthorizationDeactivated, m.actor(), m.now)
 		return audit.Append(tx, audit.Entry{At: m.now, Kind: "authorization.deactivate", Actor: m.actor(), Subject: "authorization:" + z.ID,
 			Data: map[string]string{"identifier": z.Identifier.Value}})
@@ -352,13 +378,9 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 }
 
 func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
-	challenges, err := json.Marshal(z.Challenges)
-	if err != nil {
-		return nil, wrap("encode challenges", err)
-	}
-	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
-		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
-		z.insert(tx, string(challenges))
+	err := s.db.Write(m.ctx, func(tx *db.Tx) error {
+		tx.Queue(qGuard, stillValid, m.acct.ID, m.key.Thumbprint)
+		z.insert(tx)
 		return z.noteProved(tx, m.actor(), m.now)
 	})
 	if err != nil {

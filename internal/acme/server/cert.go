@@ -81,7 +81,7 @@ func (s *Server) chain(r *httpd.Request, a *authority, id string, c *ca.Delivery
 	}
 	switch accepted(r.Header.Values("Accept")) {
 	case typeChain:
-		return httpd.Bytes(typeChain, append(pki.EncodeChain(c.DER), auth.Chains[which]...)), nil
+		return httpd.Bytes(typeChain, pki.PrependCertificate(c.DER, auth.Chains[which])), nil
 	case typeDER:
 		link(r, s.cfg.Issuer.URLs().Issuer(auth), "up")
 		return httpd.Bytes(typeDER, c.DER), nil

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json/v2"
 	"errors"
 	"net/http"
 	"slices"
@@ -229,6 +228,8 @@ func (s *Server) validate(t *trial) (c Challenge, err error) {
 // errSettled means that another request or replica settled the authorization.
 var errSettled = errors.New("the authorization is settled")
 
+var unsettled = db.ExactlyOne(errSettled)
+
 // settled returns the challenge as somebody else left it.
 func (s *Server) settled(ctx context.Context, t *trial) (c Challenge, err error) {
 	c = *t.challenge()
@@ -302,31 +303,30 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 
 // settleValid stores a proof, and makes the order ready if it was the last one.
 func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof challenge.Proof, caa challenge.Clearance, now time.Time) error {
-	sealed, err := s.proofs.Seal(proof)
-	if err != nil {
-		return err
-	}
-	clearance, err := s.proofs.SealClearance(caa)
-	if err != nil {
-		return err
-	}
-	text, err := t.encode(c)
-	if err != nil {
-		return err
-	}
 	z := &t.authz
+	row := &struct {
+		sealed, clearance []byte
+		challenges        string
+		now, lasts        time.Time
+	}{challenges: encodeChallenges(t.with(c)), now: now, lasts: t.ca.lasts(proof, now)}
+	var err error
+	if row.sealed, err = s.proofs.Seal(proof); err != nil {
+		return err
+	}
+	if row.clearance, err = s.proofs.SealClearance(caa); err != nil {
+		return err
+	}
 	if c.Type == challenge.DNSPersist01 {
 		defer s.accounts.forget(z.AccountID) // it learns of its first success
 	}
-	lasts := t.ca.lasts(proof, now)
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qProve, db.ExactlyOne(errSettled), &z.ID, &text, (*string)(&c.Type), sealed, clearance, now, lasts, &z.AccountID)
+		tx.Queue(qProve, unsettled, &z.ID, &row.challenges, (*string)(&t.challenge().Type), &row.sealed, &row.clearance, &row.now, &row.lasts, &z.AccountID)
 		spend(tx, proof)
-		if c.Type == challenge.DNSPersist01 {
-			tx.Queue(qPersisted, nil, z.AccountID, now)
+		if t.challenge().Type == challenge.DNSPersist01 {
+			tx.Queue(qPersisted, nil, z.AccountID, row.now)
 		}
 		if z.OrderID != "" {
-			tx.Queue(qCountProof, nil, z.OrderID)
+			tx.Queue(qCountProof, nil, &z.OrderID)
 		}
 		return t.note(tx)
 	})
@@ -335,8 +335,8 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 		return err
 	}
 	valid := *z
-	valid.State, valid.Method, valid.Proof, valid.CAA, valid.Validated, valid.ExpiresAt = acme.AuthorizationValid, c.Type, sealed, clearance,
-		stored(now), stored(lasts)
+	valid.State, valid.Method, valid.Proof, valid.CAA, valid.Validated, valid.ExpiresAt = acme.AuthorizationValid, c.Type, row.sealed, row.clearance,
+		stored(row.now), stored(row.lasts)
 	valid.Challenges = t.with(c)
 	s.recent.proved(&valid)
 	return nil
@@ -345,28 +345,19 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 // settleInvalid stores a failure, which ends the order too (RFC 8555 section
 // 7.1.6).
 func (s *Server) settleInvalid(ctx context.Context, t *trial, c Challenge, why *fault.Error) error {
-	text, err := t.encode(c)
-	if err != nil {
-		return err
-	}
+	text := encodeChallenges(t.with(c))
 	z := &t.authz
 	defer s.recent.drop(z.AccountID, z.ID)
 	id := z.Identifier
 	problem := problemText(fault.New(why.Code, "%s", why.Detail).
 		WithSub(fault.Sub{Code: why.Code, Detail: why.Detail, IdentifierType: string(id.Type), IdentifierValue: id.Value}))
 	return s.db.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qFailAuthz, db.ExactlyOne(errSettled), z.ID, text)
+		tx.Queue(qFailAuthz, unsettled, z.ID, text)
 		if z.OrderID != "" {
 			tx.Queue(qFailOrder, nil, z.OrderID, problem)
 		}
 		return t.note(tx)
 	})
-}
-
-// encode returns the challenges of the trial with c in its place.
-func (t *trial) encode(c Challenge) (string, error) {
-	b, err := json.Marshal(t.with(c))
-	return string(b), wrap("encode challenges", err)
 }
 
 // with returns the challenges of the trial with c in its place.

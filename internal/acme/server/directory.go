@@ -20,6 +20,7 @@ type authority struct {
 	CA
 	name      string
 	base      string // URL of the CA without a final slash
+	accounts  string // what the URLs of its accounts begin with
 	profiles  map[string]*Profile
 	standard  *Profile // of orders that name none
 	directory []byte
@@ -30,6 +31,7 @@ type authority struct {
 // newAuthority checks c and prepares its answers.
 func newAuthority(name string, c CA, cfg *Config) (*authority, error) {
 	a := &authority{CA: c, name: name, base: cfg.BaseURL + "/acme/" + name, profiles: map[string]*Profile{}}
+	a.accounts = a.base + accountDir
 	a.index = "<" + a.base + `/directory>;rel="index"`
 	switch {
 	case !validName(name):
@@ -137,7 +139,7 @@ func (a *authority) object() *acme.Directory {
 
 // URLs of resources. Identifiers are those of package db, so nothing in a path
 // needs escaping.
-func (a *authority) accountURL(id string) string { return a.base + accountDir + id }
+func (a *authority) accountURL(id string) string { return a.accounts + id }
 
 // accountDir lies between a directory's base and an account's id.
 const accountDir = "/account/"

@@ -132,9 +132,9 @@ func CreateEAB(ctx context.Context, d *db.DB, sealer *keys.Sealer, spec EABSpec,
 	if spec.Life > 0 {
 		k.ExpiresAt = now.Add(spec.Life)
 	}
-	sealed := sealer.Seal(secret, eabPlace(k.KID))
+	sealed, text := sealer.Seal(secret, eabPlace(k.KID)), string(policy)
 	err = d.Write(ctx, func(tx *db.Tx) error {
-		tx.Queue(qInsertEAB, nil, k.KID, k.CA, k.Label, sealed, k.CreatedAt, k.ExpiresAt, null(string(policy)), k.Accounts)
+		tx.Queue(qInsertEAB, nil, k.KID, k.CA, k.Label, sealed, k.CreatedAt, k.ExpiresAt, null(&text), k.Accounts)
 		return audit.Append(tx, audit.Entry{At: now, Kind: "eab.create", Actor: actor, Subject: "eab:" + k.KID,
 			Data: accountData{CA: spec.CA}})
 	})

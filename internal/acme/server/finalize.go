@@ -117,6 +117,8 @@ func answers(o *Order, state acme.OrderStatus, csr []byte) (done bool, err error
 // claimed, or that somebody in this process is at it.
 var errNotClaimed = errors.New("the order was not claimed")
 
+var claimed = db.ExactlyOne(errNotClaimed)
+
 // try issues for a ready order, unless another request of this process does.
 func (s *Server) try(m *message, o *Order, der []byte) error {
 	csr, err := checkCSR(o, der, m.key.Key)
@@ -212,9 +214,9 @@ func (s *Server) issue(m *message, o *Order, csr *pki.CSR) error {
 	fault.Point("acme.before_finalize")
 	s.recent.drop(o.AccountID, o.ID)
 	w := &work{s: s, order: o, token: db.NewID(m.now), now: m.now, cleared: cleared}
-	w.claim = func(tx *db.Tx, certificateID string) {
-		tx.Queue(qClaim, db.ExactlyOne(errNotClaimed), o.ID, csr.DER, certificateID, w.now, w.token, o.AccountID, m.key.Thumbprint,
-			o.stands, len(o.stands), o.DelegationID)
+	w.claim = func(tx *db.Tx, _ string) {
+		tx.Queue(qClaim, claimed, &o.ID, &csr.DER, &w.intent, &w.now, &w.token, &o.AccountID, &m.key.Thumbprint,
+			o.stands, len(o.stands), &o.DelegationID)
 	}
 	return w.run(m.ctx, grant, csr, m.actor())
 }
@@ -273,7 +275,7 @@ func (w *work) onClaim(_ context.Context, tx *db.Tx, certificateID string) error
 
 // onComplete joins the transaction of the certificate.
 func (w *work) onComplete(_ context.Context, tx *db.Tx, certificateID string) error {
-	tx.Queue(qFinish, db.ExactlyOne(errNotClaimed), w.order.ID, w.token)
+	tx.Queue(qFinish, claimed, &w.order.ID, &w.token)
 	if w.order.Open {
 		tx.Queue(qOpenUntil, nil, w.order.ID, certificateID)
 	}

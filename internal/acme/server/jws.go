@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"chancery/internal/acme"
@@ -39,6 +40,8 @@ type message struct {
 	key  *acme.PublicKey
 	acct *account      // nil when the key itself signed
 	idle time.Duration // that it waited for others
+
+	scratch [nonceBytes]byte // of nonces, which a cipher would put on the heap
 }
 
 // step begins a part of the request's trace.
@@ -58,9 +61,9 @@ func (s *Server) posted(who signer, begins bool, h postHandler) httpd.Handler {
 		if err != nil {
 			return nil, err
 		}
-		r.SetHeader("Replay-Nonce", s.nonces.Issue())
-		r.SetHeader("Link", a.index)
 		m := &message{Request: r, ctx: r.Context(), now: time.Now(), ca: a}
+		r.SetHeader("Replay-Nonce", s.nonces.issue(&m.scratch))
+		r.SetHeader("Link", a.index)
 		reply, err := s.gated(m, who, begins, h)
 		if err != nil && m.acct != nil {
 			s.damper.park(m.ctx, m.acct.ID, m.now)
@@ -98,11 +101,7 @@ func (s *Server) admit(m *message, who signer) error {
 	if err := m.MediaType("application/jose+json"); err != nil {
 		return err
 	}
-	body, err := m.ReadBodyMax(s.cfg.MaxBody)
-	if err != nil {
-		return err
-	}
-	if m.jws, err = acme.ParseJWS(body); err != nil {
+	if err := s.readJWS(m); err != nil {
 		return err
 	}
 	if !s.sameURL(m) {
@@ -125,6 +124,27 @@ func (s *Server) admit(m *message, who signer) error {
 	return m.jws.Verify(m.key)
 }
 
+// bodies are buffers that requests were read into.
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
+// keptBody bounds the buffers that are kept: most requests have under 2 KB.
+const keptBody = 4 << 10
+
+// readJWS reads and parses the body. A parsed message keeps nothing of it.
+func (s *Server) readJWS(m *message) (err error) {
+	buf := bodies.Get().(*[]byte)
+	defer bodies.Put(buf)
+	body, err := m.ReadBodyTo(*buf, s.cfg.MaxBody)
+	if err != nil {
+		return err
+	}
+	if cap(body) <= keptBody {
+		*buf = body
+	}
+	m.jws, err = acme.ParseJWS(body)
+	return err
+}
+
 // sameURL compares the signed URL with that of the request, byte for byte
 // (RFC 8555 section 6.4).
 func (s *Server) sameURL(m *message) bool {
@@ -134,7 +154,7 @@ func (s *Server) sameURL(m *message) bool {
 
 // redeem uses up the nonce, here or on the replica that made it.
 func (s *Server) redeem(m *message) error {
-	verdict, owner := s.nonces.Redeem(m.jws.Header.Nonce)
+	verdict, owner := s.nonces.redeem(&m.scratch, m.jws.Header.Nonce)
 	if verdict == nonceForeign && s.cfg.RedeemForeign != nil {
 		ok, err := s.cfg.RedeemForeign(m.ctx, owner, m.jws.Header.Nonce)
 		if err != nil {
@@ -167,7 +187,7 @@ func (s *Server) identify(m *message, who signer) error {
 	if who == byKey {
 		return fault.New(fault.Malformed, `this resource takes messages of a key: sign with "jwk", not "kid"`)
 	}
-	id, ok := strings.CutPrefix(m.jws.Header.KID, m.ca.base+"/account/")
+	id, ok := strings.CutPrefix(m.jws.Header.KID, m.ca.accounts)
 	if !ok || !db.ValidID(id) {
 		return fault.New(fault.AccountDoesNotExist, `"kid" is not the URL of an account of this CA`)
 	}
@@ -192,6 +212,9 @@ func inactive(state acme.AccountStatus) error {
 	e.HTTPStatus = http.StatusUnauthorized
 	return e
 }
+
+// stillValid checks a statement that is about a valid account only.
+var stillValid = db.ExactlyOne(inactive(acme.AccountDeactivated))
 
 // useKey takes the key of the header. One that asks for an account must be
 // sound; one that revokes its own certificate had better be revoked if weak.

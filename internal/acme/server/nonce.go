@@ -98,8 +98,10 @@ func nonceKey(key [32]byte, replica uint32) []byte {
 }
 
 // Issue returns a fresh nonce of 27 characters.
-func (n *nonces) Issue() string {
-	var raw [nonceBytes]byte
+func (n *nonces) Issue() string { return n.issue(new([nonceBytes]byte)) }
+
+// issue is Issue with memory to work in.
+func (n *nonces) issue(raw *[nonceBytes]byte) string {
 	binary.BigEndian.PutUint32(raw[:], n.replica)
 	binary.BigEndian.PutUint64(raw[4:], n.issued.Add(1))
 	n.block.Encrypt(raw[4:], raw[4:])
@@ -111,10 +113,14 @@ func (n *nonces) Issue() string {
 // Redeem uses up the nonce s. With nonceForeign it also returns the replica
 // that made s and is to be asked; whether that replica exists is not checked.
 func (n *nonces) Redeem(s string) (v nonceVerdict, owner uint32) {
+	return n.redeem(new([nonceBytes]byte), s)
+}
+
+// redeem is Redeem with memory to work in.
+func (n *nonces) redeem(raw *[nonceBytes]byte, s string) (v nonceVerdict, owner uint32) {
 	if len(s) != nonceChars {
 		return nonceInvalid, 0
 	}
-	var raw [nonceBytes]byte
 	if m, err := base64.RawURLEncoding.Strict().Decode(raw[:], []byte(s)); err != nil || m != nonceBytes {
 		return nonceInvalid, 0
 	}

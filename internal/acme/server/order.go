@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -289,7 +290,7 @@ func (s *Server) standing(m *message, o *Order, hash string, p *Profile) (same s
 		}
 		valid.add(m.ca, p, z)
 		return nil
-	}, m.acct.ID, hash, m.now, m.ca.authorizedBy(o.Identifiers), o.need(m.now))
+	}, &m.acct.ID, hash, &m.now, m.ca.authorizedBy(o.Identifiers), o.need(m.now))
 	return same, valid, wrap("find what stands for an order", err)
 }
 
@@ -416,17 +417,8 @@ func (o *Order) challenges(id pki.Identifier) bool {
 
 // storeOrder writes the order and its new authorizations in one transaction.
 func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authorization) error {
-	authz, err := json.Marshal(o.AuthzIDs)
-	if err != nil {
-		return wrap("encode order", err)
-	}
-	rows := make([][]byte, len(fresh))
-	for i := range fresh {
-		if rows[i], err = json.Marshal(fresh[i].Challenges); err != nil {
-			return wrap("encode challenges", err)
-		}
-	}
-	identifiers, authzIDs := string(appendIdentifiers(nil, o.Identifiers)), string(authz)
+	row := &struct{ identifiers, authzIDs, hash string }{hash: hash}
+	row.identifiers, row.authzIDs = string(appendIdentifiers(make([]byte, 0, 256), o.Identifiers)), encodeIDs(o.AuthzIDs)
 	renewal, err := o.renewalText()
 	if err != nil {
 		return err
@@ -439,11 +431,11 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		if o.Replaces != "" {
 			tx.Queue(qFreeReplaces, nil, o.Replaces, m.now)
 		}
-		tx.Queue(qInsertOrder, db.ExactlyOne(inactive(acme.AccountDeactivated)), &o.ID, &o.AccountID, &o.CA, (*string)(&o.State), &o.Profile,
-			&o.ProfileHash, &identifiers, &hash, &authzIDs, o.AuthzPending, o.NotBefore, o.NotAfter, null(o.Replaces), o.ExpiresAt, o.CreatedAt,
-			&m.key.Thumbprint, renewal, null(o.DelegationID), null(o.OwnerID), o.Open)
+		tx.Queue(qInsertOrder, stillValid, &o.ID, &o.AccountID, &o.CA, (*string)(&o.State), &o.Profile,
+			&o.ProfileHash, &row.identifiers, &row.hash, &row.authzIDs, o.AuthzPending, &o.NotBefore, &o.NotAfter, null(&o.Replaces), &o.ExpiresAt, &o.CreatedAt,
+			&m.key.Thumbprint, renewal, null(&o.DelegationID), null(&o.OwnerID), o.Open)
 		for i := range fresh {
-			fresh[i].insert(tx, string(rows[i]))
+			fresh[i].insert(tx)
 			if err := fresh[i].noteProved(tx, m.actor(), m.now); err != nil {
 				return err
 			}
@@ -457,6 +449,14 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		return fault.New(fault.AlreadyReplaced, "the certificate is being replaced, or was replaced, by another order")
 	}
 	return wrap("store order", err)
+}
+
+// encodeIDs returns ids of ours as JSON; they need no escapes.
+func encodeIDs(ids []string) string {
+	if len(ids) == 0 {
+		return "[]"
+	}
+	return `["` + strings.Join(ids, `","`) + `"]`
 }
 
 // appendIdentifiers appends ids as JSON; their values need no escapes.

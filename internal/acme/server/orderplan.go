@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chancery/internal/acme"
+	"chancery/internal/acme/challenge"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -150,7 +151,7 @@ func (s *Server) identifier(m *message, asked pki.Identifier, p *Profile) (pki.I
 	switch {
 	case err != nil:
 		return id, err
-	case len(s.offers(p, id)) == 0:
+	case !slices.ContainsFunc(p.Challenges, func(t challenge.Type) bool { return s.cfg.Validators.Supports(t, id) }):
 		return id, fault.New(fault.RejectedIdentifier, "profile %s has no way to validate %s", p.Name, id.Value)
 	}
 	return id, nil

@@ -106,7 +106,7 @@ func (w *work) again(ctx context.Context) error {
 	}
 	w.cleared = cleared
 	w.claim = func(tx *db.Tx, certificateID string) {
-		tx.Queue(qReissue, db.ExactlyOne(errNotClaimed), o.ID, w.token, certificateID, w.now, o.AccountID, o.stands, len(o.stands), o.DelegationID)
+		tx.Queue(qReissue, claimed, o.ID, w.token, certificateID, w.now, o.AccountID, o.stands, len(o.stands), o.DelegationID)
 	}
 	return w.run(ctx, grant, csr, "system")
 }

@@ -111,7 +111,7 @@ func (s *Server) cancel(m *message, o *Order) (*httpd.Reply, error) {
 	}
 	invalid := fault.New(fault.AutoRenewalCancellationInvalid, "only a valid order that still renews itself can be canceled")
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
-		tx.Queue(qGuard, db.ExactlyOne(inactive(acme.AccountDeactivated)), m.acct.ID, m.key.Thumbprint)
+		tx.Queue(qGuard, stillValid, m.acct.ID, m.key.Thumbprint)
 		tx.Queue(qCancelStar, db.ExactlyOne(invalid), o.ID, m.now)
 		tx.Queue(qStarExpiry, nil, o.ID, m.now)
 		return audit.Append(tx, audit.Entry{At: m.now, Kind: "order.cancel", Actor: m.actor(), Subject: "order:" + o.ID})

@@ -191,7 +191,7 @@ type starWork struct {
 // onClaim joins the transaction of the intent.
 func (w *starWork) onClaim(_ context.Context, tx *db.Tx, certificateID string) error {
 	o := w.order
-	tx.Queue(qIntendStar, db.ExactlyOne(errNotClaimed), o.ID, w.token, certificateID, w.now, o.AccountID, o.stands, len(o.stands), o.DelegationID)
+	tx.Queue(qIntendStar, claimed, o.ID, w.token, certificateID, w.now, o.AccountID, o.stands, len(o.stands), o.DelegationID)
 	for _, c := range w.cleared {
 		tx.Queue(qStoreCAA, nil, c.authzID, c.sealed)
 	}
@@ -201,7 +201,7 @@ func (w *starWork) onClaim(_ context.Context, tx *db.Tx, certificateID string) e
 // onComplete joins the transaction of the certificate. An order that was
 // canceled meanwhile gets none.
 func (w *starWork) onComplete(_ context.Context, tx *db.Tx, certificateID string) error {
-	tx.Queue(qRenewStar, db.ExactlyOne(errNotClaimed), w.order.ID, w.token, certificateID, w.next)
+	tx.Queue(qRenewStar, claimed, w.order.ID, w.token, certificateID, w.next)
 	return nil
 }
 

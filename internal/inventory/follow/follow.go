@@ -196,7 +196,7 @@ func (f *Follower) walk(ctx context.Context, p *position) (int, error) {
 
 // follow stores what the next entries of the journal are about.
 func (f *Follower) follow(ctx context.Context, p *position) (int, error) {
-	entries, err := audit.Follow(ctx, f.db.Read(), p.seq, journalPage)
+	entries, err := audit.Skim(ctx, f.db.Read(), p.seq, journalPage, ca.SpeaksOfMany)
 	if err != nil {
 		return 0, fmt.Errorf("follow journal: %w", err)
 	}
