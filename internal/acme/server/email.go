@@ -26,11 +26,11 @@ type Mail struct {
 	// Address is the mailbox that messages are from and replies go to.
 	Address string
 
-	// Send hands a message to a mail server. A *mailer.Refused will not be
-	// tried again.
+	// Send hands a message to a mail server.
 	Send func(ctx context.Context, to string, message []byte) error
 
-	// Final reports whether an error of Send will stay.
+	// Final reports whether an error of Send will stay, so that trying again is
+	// of no use.
 	Final func(err error) bool
 }
 

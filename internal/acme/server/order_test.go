@@ -54,7 +54,7 @@ func TestNewOrder(t *testing.T) {
 		{"no identifier", "malformed", 400, map[string]any{}},
 		{"an empty list", "malformed", 400, map[string]any{"identifiers": ids()}},
 		{"more than the most", "malformed", 400, map[string]any{"identifiers": ids("1.test", "2.test", "3.test", "4.test", "5.test", "6.test")}},
-		{"an unknown type (RFC 8555 section 7.4)", "unsupportedIdentifier", 400, map[string]any{"identifiers": []map[string]string{{"type": "email", "value": "a@b.test"}}}},
+		{"an unknown type (RFC 8555 section 7.4)", "unsupportedIdentifier", 400, map[string]any{"identifiers": []map[string]string{{"type": "uri", "value": "a@b.test"}}}},
 		{"an address as a name (RFC 8738)", "rejectedIdentifier", 400, map[string]any{"identifiers": []map[string]string{{"type": "dns", "value": "192.0.2.1"}}}},
 		{"a malformed name", "malformed", 400, map[string]any{"identifiers": ids("a..test")}},
 		{"a wildcard in the middle", "malformed", 400, map[string]any{"identifiers": ids("a.*.test")}},
