@@ -119,8 +119,12 @@ func (s *Server) checkPolicy(ctx context.Context, in *checkPolicyInput) (*bodyOf
 	return &bodyOf[PolicyReport]{v}, nil
 }
 
-// exportWrite is how long a reader may take for a part of a stream.
-const exportWrite = 30 * time.Second
+// How long a reader may take for a part of a stream, and for all of it: only
+// one is served at a time.
+const (
+	exportWrite = 30 * time.Second
+	exportWhole = 20 * time.Minute
+)
 
 func (s *Server) exportCBOM(ctx context.Context, in *QueryInput) (*huma.StreamResponse, error) {
 	at := now()
@@ -134,6 +138,8 @@ func (s *Server) exportCBOM(ctx context.Context, in *QueryInput) (*huma.StreamRe
 	}
 	return &huma.StreamResponse{Body: func(c huma.Context) {
 		defer s.exporting.Unlock()
+		ctx, cancel := context.WithTimeout(ctx, exportWhole)
+		defer cancel()
 		c.SetHeader("Content-Type", "application/vnd.cyclonedx+json; version=1.6")
 		c.SetHeader("Content-Disposition", `attachment; filename="chancery.cdx.json"`)
 		c.SetHeader("Cache-Control", "no-store")

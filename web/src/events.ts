@@ -5,6 +5,8 @@ const verbs: Record<string, string> = {
   "certificate.issue": "certificate issued", "certificate.intend": "certificate about to be signed", "certificate.revoke": "certificate revoked", "certificate.abandon": "serial number abandoned",
   "account.create": "ACME account made", "account.deactivate": "ACME account deactivated", "session.open": "signed in", "session.close": "signed out", "session.deny": "was refused",
   "token.create": "token made", "token.revoke": "token revoked", "approval.request": "asked for a second person", "approval.approve": "approved", "approval.reject": "rejected", "approval.break_glass": "acted alone",
+  "agent.enroll": "agent enrolled", "agent.assign": "agent given a certificate to keep", "agent.deploy": "agent deployed", "agent.revoke": "agent revoked", "managed.stop": "renewal given up", "managed.deploy_failed": "target does not serve it", "managed.deploy_recovered": "target serves it again",
+  "policy.put": "policy stored", "policy.delete": "policy deleted", "alert.put_rule": "alert rule stored", "alert.silence": "alerts silenced", "ct.finding": "unknown certificate logged", "ct.acknowledge": "unknown certificate acknowledged",
 };
 
 // say renders one entry in one line.
