@@ -275,31 +275,48 @@ func (s *Scratch) start(ctx context.Context) error {
 	return s.ready(ctx, "http://"+s.listen[2]+"/readyz")
 }
 
-// ready waits for the first answers, and reads where the program is.
+// ready waits for the first answers, and reads where the program is. The file
+// is there a moment after the first answer, and gone when the program ends.
 func (s *Scratch) ready(ctx context.Context, url string) error {
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		text, err := s.answers(ctx, url)
 		if err != nil {
 			return err
 		}
-		if res, err := http.DefaultClient.Do(req); err == nil {
-			res.Body.Close()
-			if res.StatusCode == http.StatusOK {
-				break
+		if text != nil {
+			if err := json.Unmarshal(text, &s.Ready); err != nil {
+				return fmt.Errorf("read ready file of the scratch server: %w", err)
 			}
+			return nil
 		}
 		if err := s.pause(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(s.cfg.Dir, "ready.json"))
+}
+
+// answers returns the ready file, or nil while the program is not ready.
+func (s *Scratch) answers(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return fmt.Errorf("read ready file of the scratch server: %w", err)
+		return nil, err
 	}
-	if err := json.Unmarshal(text, &s.Ready); err != nil {
-		return fmt.Errorf("read ready file of the scratch server: %w", err)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, nil // nobody listens yet
 	}
-	return nil
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, nil
+	}
+	text, err := os.ReadFile(filepath.Join(s.cfg.Dir, "ready.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read ready file of the scratch server: %w", err)
+	}
+	return text, nil
 }
 
 // stop ends the program in good order.

@@ -340,7 +340,7 @@ func TestAgentAloneWithPebble(t *testing.T) {
 	for _, n := range []string{"a.pebble.test", "b.pebble.test"} {
 		names.Add(n + ". 60 IN A 127.0.0.1")
 	}
-	http01 := freePort(t)
+	http01 := strconv.Itoa(testenv.FreePort(t))
 	real, staging := startPebble(t, names.Addr(), http01), startPebble(t, names.Addr(), http01)
 	l := newLonely(t, binary(t))
 	l.write(real.directory, real.roots, http01, fmt.Sprintf("[issuer.trial]\nkind = \"acme\"\ndirectory = %q\nroots_file = %q\n\n[certificate.one]\nnames = [\"a.pebble.test\", \"b.pebble.test\"]\nissuer = \"ca\"\nkey_type = \"rsa2048\"\ntargets = [\"host\"]\n", staging.directory, staging.roots))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,29 +16,35 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
 	"chancery/internal/issuer"
+	"chancery/internal/pki"
 	"chancery/internal/renew"
 )
 
-// fullSize reports whether tests run at the size that is promised, which takes
-// minutes: CHANCERY_FULL_SIZE=1.
-func fullSize() bool { return os.Getenv("CHANCERY_FULL_SIZE") != "" }
-
-// size is full when the test runs at full size, else short.
-func size(short, full int) int {
-	if fullSize() {
+// size is short, or full when tests run at the size that is promised, which takes
+// minutes: CHANCERY_FULL_SIZE=1. Another number is a size between the two.
+func size(t *testing.T, short, full int) int {
+	t.Helper()
+	text := os.Getenv("CHANCERY_FULL_SIZE")
+	if text == "" {
+		return short
+	}
+	n, err := strconv.Atoi(text)
+	must(t, err)
+	if n == 1 {
 		return full
 	}
-	return short
+	return min(max(n, short), full)
 }
 
 // flipped is an issuer that moves every window into the past at an instant, as a
 // CA does before it revokes, and has the rest of the day for its answers.
 type flipped struct {
 	issuer.Issuer
-	since time.Time // certificates from before are to be replaced
+	since time.Time // when the windows were moved
 
 	mu      sync.Mutex
 	on      bool
+	fresh   map[[32]byte]bool // certificates from after that
 	renewed map[string]int // by name
 	busy    int
 	most    int // at once
@@ -46,7 +53,7 @@ type flipped struct {
 // RenewalInfo implements issuer.Informer.
 func (f *flipped) RenewalInfo(ctx context.Context, leaf *x509.Certificate) (issuer.RenewalInfo, error) {
 	f.mu.Lock()
-	on := f.on
+	on := f.on && !f.fresh[pki.Fingerprint(leaf.Raw)]
 	f.mu.Unlock()
 	if on {
 		return issuer.RenewalInfo{Start: f.since.Add(-2 * time.Hour), End: f.since.Add(-time.Hour), Explanation: "https://ca.test/why", RetryAfter: time.Now().Add(time.Hour)}, nil
@@ -65,6 +72,7 @@ func (f *flipped) Issue(ctx context.Context, r *issuer.Request) (issuer.Reply, e
 	defer f.mu.Unlock()
 	f.busy--
 	if f.on && err == nil {
+		f.fresh[pki.Fingerprint(reply.Chain[0])] = true
 		name := ""
 		for _, id := range r.Identifiers {
 			name += id.Value + " "
@@ -81,10 +89,10 @@ func (f *flipped) Issue(ctx context.Context, r *issuer.Request) (issuer.Reply, e
 // the CA takes, and people are told once, with the reason.
 func TestFlippedWindows(t *testing.T) {
 	const workers = 16
-	n := size(300, 100_000)
+	n := size(t, 300, 100_000)
 	ctx := context.Background()
 	w := newWorld(t, dbtest.Open(t, dbtest.SQLiteURL(t)), t.TempDir(), 45*24*time.Hour)
-	f := &flipped{Issuer: w.own, since: time.Now(), renewed: map[string]int{}}
+	f := &flipped{Issuer: w.own, since: time.Now(), renewed: map[string]int{}, fresh: map[[32]byte]bool{}}
 	w.engine = w.open(renew.Config{Issuers: map[string]*renew.Issuer{"own": {Issuer: f, Workers: workers}}})
 	var specs []renew.Spec
 	for i := range n {
@@ -172,7 +180,7 @@ var qIssuedCount = db.SQL("renewtest.count_issued", `SELECT count(*) FROM operat
 // After an outage the queue of a CA comes back as a level stream: once the ramp
 // is over, no second has half as much again as the mean.
 func TestNoHerdAfterAnOutage(t *testing.T) {
-	n, workers := size(500, 5200), 8
+	n, workers := size(t, 500, 5200), 8
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
 		d := dbtest.Open(t, dbtest.SQLiteURL(t))
