@@ -29,8 +29,8 @@ func Read(g prometheus.Gatherer) (Reading, error) {
 
 // Distribution is a histogram of durations, since the start of the process.
 type Distribution struct {
-	Count   uint64   `json:"count"`
-	Sum     float64  `json:"sum" doc:"Seconds"`
+	Count   uint64  `json:"count"`
+	Sum     float64 `json:"sum" doc:"Seconds"`
 	Buckets []Bound `json:"buckets" nullable:"false" doc:"Each counts what took at most so long; the last, without a bound, is count"`
 }
 
