@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,6 +116,22 @@ func (t traced) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.next.RoundTrip(r)
 }
 
+// scanOnce runs a schedule of one target and waits for its pass.
+func scanOnce(t *testing.T, admin *apiclient.Client, target string) {
+	t.Helper()
+	v, err := apiclient.Post[api.Schedule](t.Context(), admin, "/scan/schedules", api.ScheduleSpec{Name: "traced", Targets: target, Interval: "1d"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, func() error {
+		passes, _, err := apiclient.List[api.Pass](t.Context(), admin, "/scan/passes", url.Values{"schedule": {v.ID}}, 1)
+		if err == nil && (len(passes) == 0 || passes[0].State == "running") {
+			err = fmt.Errorf("passes %+v", passes)
+		}
+		return err
+	})
+}
+
 // TestTraces: one issuance and one renewal arrive at a collector as whole
 // traces, and the log has the id of the trace that the client began.
 func TestTraces(t *testing.T) {
@@ -130,7 +147,7 @@ func TestTraces(t *testing.T) {
 	const ours = "0af7651916cd43dd8448eb211c80319c"
 	c := newClient(t, p)
 	c.web = &http.Client{Transport: traced{c.web.Transport, "00-" + ours + "-b7ad6b7169203331-01"}}
-	url, o, err := c.order(t.Context(), "traced.test")
+	order, o, err := c.order(t.Context(), "traced.test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +155,7 @@ func TestTraces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.finalize(t.Context(), url, o, csr); err != nil {
+	if _, err := c.finalize(t.Context(), order, o, csr); err != nil {
 		t.Fatal(err)
 	}
 	// A caller that does not want its trace recorded gets its way.
@@ -162,6 +179,7 @@ func TestTraces(t *testing.T) {
 		}
 		return err
 	})
+	scanOnce(t, admin, s.listen)
 	p.stop() // sends what is left
 
 	if sink.service != "chancery" || len(sink.faults) > 0 {
@@ -183,6 +201,7 @@ func TestTraces(t *testing.T) {
 		"POST /api/v1/managed > db.transaction",
 		"renew.issue > issuer.issue > ca.issue > ca.sign",
 		"renew.issue > db.transaction",
+		"scan.shard",
 	} {
 		if len(got[want]) == 0 || slices.Contains(got[want], ours) {
 			t.Errorf("%s: traces %v", want, got[want])

@@ -2,7 +2,8 @@
 # Builds the Debian package with dpkg-deb alone, the same bytes each time:
 # build.sh PROGRAM TOOL VERSION ARCHITECTURE FILE
 # PROGRAM is what is packaged; TOOL is the same program for this machine, which
-# writes manual pages and completions. DEB_COMPRESS=none is for tests: xz takes
+# writes manual pages and completions. DEB_MAINTAINER names who answers for the
+# package. DEB_COMPRESS=none is for tests: xz takes
 # its time.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -10,6 +11,7 @@ program=$1 tool=$2 arch=$4 file=$5
 # Debian's versions begin with a digit and have no hyphen without a revision.
 version=$(printf %s "${3#v}" | sed 's/-/+/; s/-/./g')
 case $version in [0-9]*.*) ;; *) version="0~$version" ;; esac
+maintainer=${DEB_MAINTAINER:-The Chancery project <packages@chancery.invalid>}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 
@@ -48,7 +50,14 @@ find "$tree/usr/share/man/man1" -type f -exec gzip -9n {} +
 
 doc=$tree/usr/share/doc/chancery
 put 0644 packaging/debian/copyright usr/share/doc/chancery/copyright
-gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
+gzip -9n <CHANGELOG.md >"$doc/CHANGELOG.md.gz"
+{
+	echo "chancery ($version) unstable; urgency=medium"
+	echo
+	echo "  * See CHANGELOG.md.gz."
+	echo
+	echo " -- $maintainer  $(date -u -R -d "@$SOURCE_DATE_EPOCH")"
+} | gzip -9n >"$doc/changelog.gz"
 
 mkdir "$tree/DEBIAN"
 for script in postinst prerm postrm; do
@@ -60,7 +69,7 @@ cat >"$tree/DEBIAN/control" <<END
 Package: chancery
 Version: $version
 Architecture: $arch
-Maintainer: The Chancery project <chancery@localhost.localdomain>
+Maintainer: $maintainer
 Installed-Size: $(du -ks "$tree" | cut -f1)
 Depends: passwd
 Recommends: ca-certificates, systemd
