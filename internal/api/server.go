@@ -223,9 +223,10 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		r = r.WithContext(withCaller(r.Context(), who))
 		handle := func(w http.ResponseWriter) { rt.handle(newContext(rt.op, r, w)) }
 		switch m := s.feeds[rt.access.feed]; {
-		case m != nil:
+		case m != nil && who.scope.Whole(): // what others may see is nothing to remember for a part
 			s.conditional(w, r, m, handle)
 		case r.Method == http.MethodGet:
+			w.Header().Set("Cache-Control", "no-store")
 			handle(w)
 		default:
 			defer s.resetFeeds()
