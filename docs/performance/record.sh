@@ -44,7 +44,7 @@ start() {
 	tries=0
 	until [ -s "$dir/ready" ]; do
 		tries=$((tries + 1))
-		kill -0 "$server" 2>/dev/null && [ $tries -lt 600 ] || { tail -5 "$dir/log" >&2; exit 1; }
+		kill -0 "$server" 2>/dev/null && [ $tries -lt 6000 ] || { tail -5 "$dir/log" >&2; exit 1; }
 		sleep 0.1
 	done
 }
