@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"chancery/internal/fault"
 	"chancery/internal/token"
@@ -13,6 +14,8 @@ import (
 type access struct {
 	need   token.Permission // token.Public = anybody, without a sign-in
 	feed   feed             // a GET whose answer changes only with this feed and the clock: ETag, 304, memory
+	lag    time.Duration    // with feed: so long it may be answered from memory after a change elsewhere
+	quiet  bool             // it changes something, but nothing that a feed follows before it is answered
 	secret bool             // its answer holds a secret, which is never kept
 	keyed  bool             // its handler honours Idempotency-Key itself, in the transaction of the change
 	reach  reach            // for a caller whose scope is a part of the estate
@@ -37,11 +40,13 @@ var (
 	common   = access{need: token.Read, reach: open}
 	part     = access{need: token.Read, reach: judged}
 	books    = access{need: token.Read, feed: journalFeed, reach: judged}
-	listing  = access{need: token.Read, feed: certificateFeed, reach: judged}
+	listing  = access{need: token.Read, feed: certificateFeed, reach: judged, lag: listingLag}
+	counts   = access{need: token.Read, feed: certificateFeed, reach: judged, lag: countsLag}
 	places   = access{need: token.Read, feed: endpointFeed}
 	auditor  = access{need: token.Audit}
 	operator = access{need: token.Operate}
 	scoped   = access{need: token.Operate, reach: judged}
+	asking   = access{need: token.Operate, reach: judged, quiet: true}
 	approver = access{need: token.Approve}
 	admin    = access{need: token.Administer}
 	secretly = access{need: token.Administer, secret: true}
@@ -51,9 +56,9 @@ var (
 var accessTable = map[string]access{
 	"list-issued":         books,
 	"list-certificates":   listing,
-	"count-inventory":     listing,
-	"list-facets":         listing,
-	"list-timeline":       listing,
+	"count-inventory":     counts,
+	"list-facets":         counts,
+	"list-timeline":       counts,
 	"list-endpoints":      places,
 	"plan-edit":           operator,
 	"edit-inventory":      operator,
@@ -139,10 +144,10 @@ var accessTable = map[string]access{
 	"adopt-managed":   operator,
 	"update-managed":  operator,
 	"remove-managed":  operator,
-	"renew-managed":   scoped,
-	"renew-many":      scoped,
-	"pause-managed":   scoped,
-	"resume-managed":  scoped,
+	"renew-managed":   asking,
+	"renew-many":      asking,
+	"pause-managed":   asking,
+	"resume-managed":  asking,
 	"list-queues":     viewer,
 	"change-queue":    operator,
 	"plan-renewals":   viewer,
