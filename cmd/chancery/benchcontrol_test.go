@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chancery/internal/bench"
+	"chancery/internal/testenv"
 )
 
 // The control plane under a mixed load, and each part alone, against a real
@@ -71,7 +72,7 @@ func TestBenchStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := bench.Start{Program: program, Ready: filepath.Join(t.TempDir(), "ready"), Timeout: time.Minute}
-	s.Args = []string{"dev", "--data", t.TempDir(), "--ready-file", s.Ready, "--listen", freePort(t), "--http-listen", freePort(t), "--debug-listen", ""}
+	s.Args = []string{"dev", "--data", t.TempDir(), "--ready-file", s.Ready, "--listen", testenv.FreeAddr(t), "--http-listen", testenv.FreeAddr(t), "--debug-listen", ""}
 	p, err := s.Run(t.Context(), 2)
 	if err != nil || p.Latency.Count != 2 || p.Latency.P50 <= 0 || p.ServerCPU.Median <= 0 {
 		t.Errorf("%+v %v", p, err)

@@ -28,6 +28,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"chancery/internal/api"
+	"chancery/internal/testenv"
 )
 
 // A parrot is a service outside that answers every request by refusing it, and
@@ -144,7 +145,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	listen, plain := freeAddr(t), freeAddr(t)
+	listen, plain := testenv.FreeAddr(t), testenv.FreeAddr(t)
 	config := fmt.Sprintf(`
 [server]
 data = %q

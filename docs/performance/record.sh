@@ -271,9 +271,10 @@ plane() {
 	"$BIN" bench control --ready-file "$dir/ready" --only "$part" --rounds "$ROUNDS" --json "$file" --label "$label" "$@" || [ $? -eq 4 ]
 }
 
-# estate N: a server with an inventory of N certificates.
+# estate N: a server with an inventory of N certificates, at rest.
 estate() {
 	start "$work/$n_dir-$1" --estate "$1"
+	settle
 }
 
 control() {
