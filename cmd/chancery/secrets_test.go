@@ -396,7 +396,7 @@ func (v *vault) drive(s *shell, p *parrot, config, url string) {
 		_, bad := plainRun(t, "dev", "--data", s.path("other"), "--db", dsn, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--debug-listen", "")
 		errs.WriteString(bad)
 		conf := s.path("db.toml")
-		if err := os.WriteFile(conf, fmt.Appendf(nil, "[database]\nurl = %q\n", dsn), 0o600); err != nil {
+		if err := os.WriteFile(conf, fmt.Appendf(nil, "[server]\ndata = %q\n[database]\nurl = %q\n", s.path("other"), dsn), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		for _, args := range [][]string{{"config", "print", "--config", conf}, {"config", "check", "--config", conf}, {"migrate", "--config", conf}, {"serve", "--config", conf}, {"doctor", "issuance", "--config", conf}} {

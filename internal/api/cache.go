@@ -312,6 +312,22 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
+// settling is the answer to a change: whoever has seen the beginning of it must
+// not be shown a list from before.
+type settling struct {
+	http.ResponseWriter
+	reset func()
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (s *settling) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (s *settling) WriteHeader(status int) {
+	s.reset()
+	s.ResponseWriter.WriteHeader(status)
+}
+
 // hasTag implements If-None-Match (RFC 9110 section 13.1.2) for tags without
 // commas, as ours are.
 func hasTag(headers []string, etag string) bool {

@@ -230,6 +230,7 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 			handle(w)
 		default:
 			if !rt.access.quiet {
+				w = &settling{w, s.resetFeeds}
 				defer s.resetFeeds()
 			}
 			s.change(w, r, rt, handle)
