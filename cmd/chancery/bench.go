@@ -45,10 +45,10 @@ throughput of different days.`,
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
 			}
-			return usagef("name what to measure: issue, ocsp, api, sign, scan or renew; or fleet, fill, report")
+			return usagef("name what to measure: issue, ocsp, api, control, sign, scan, renew or agents; or fleet, fill, report")
 		},
 	}
-	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchSign(e), benchScan(e), benchRenew(e), benchAgents(e), benchFleet(e), benchFill(e), benchReport(e))
+	cmd.AddCommand(benchIssue(e), benchOCSP(e), benchAPI(e), benchControl(e), benchSign(e), benchScan(e), benchRenew(e), benchAgents(e), benchFleet(e), benchFill(e), benchReport(e))
 	return cmd
 }
 

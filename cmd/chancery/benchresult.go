@@ -30,10 +30,8 @@ type reporter struct {
 }
 
 func (f *benchFlags) newReporter(e env, w bench.Workload, settings map[string]string, data string) (*reporter, error) {
-	id := make([]byte, 8)
-	rand.Read(id)
 	rep := &reporter{e: e, f: f, bar: bench.NewBar(e.stderr, isTerminal(e.stderr) && e.getenv("TERM") != "dumb"), close: func() error { return nil }}
-	rep.run = bench.Run{Format: bench.Format, ID: hex.EncodeToString(id), Bench: w.Name, Unit: w.Unit, Label: f.label, Settings: settings, Figures: f.figures,
+	rep.run = bench.Run{Format: bench.Format, ID: newRunID(), Bench: w.Name, Unit: w.Unit, Label: f.label, Settings: settings, Figures: f.figures,
 		Machine: bench.Fingerprint(e.build(), data, time.Now())}
 	switch f.json {
 	case "":
@@ -52,6 +50,13 @@ func (f *benchFlags) newReporter(e env, w bench.Workload, settings map[string]st
 		}
 	}
 	return rep, nil
+}
+
+// newRunID returns what tells a run from all others.
+func newRunID() string {
+	id := make([]byte, 8)
+	rand.Read(id) // never fails
+	return hex.EncodeToString(id)
 }
 
 // point keeps one line of the result; a crash later loses nothing.

@@ -177,8 +177,9 @@ func (f *benchScanFlags) run(ctx context.Context, e env) error {
 		for _, w := range run.Examples {
 			fmt.Fprintf(text, "  %s (%s): %q, want %q\n", w.Target, w.Kind, w.Got, w.Want)
 		}
-		if err := json.NewEncoder(lines).Encode(run); err != nil {
-			return fmt.Errorf("write result: %w", err)
+		result := run.Result(newRunID())
+		if err := result.WriteLine(lines); err != nil {
+			return err
 		}
 		bad += run.Wrong + run.Missing
 	}
@@ -255,7 +256,7 @@ func (f *benchScanFlags) measure(ctx context.Context, e env, program, dir string
 	scanner := child(ctx, program, "scan", "--no-system-roots", "--roots", r.Root, "--resolver", r.DNS, "-f", r.Targets, "--probe", f.probe,
 		fmt.Sprintf("--revocation=%t", f.revocation), "-o", "jsonl")
 	scanner.Stdout = out
-	run := &bench.ScanRun{Bench: "scan", Label: f.label, Machine: bench.Fingerprint(e.build(), dir, time.Now()), Live: f.live, Probe: f.probe, Revocation: f.revocation}
+	run := &bench.ScanRun{Label: f.label, Machine: bench.Fingerprint(e.build(), dir, time.Now()), Live: f.live, Probe: f.probe, Revocation: f.revocation}
 	start := time.Now()
 	err = scanner.Run()
 	run.Wall = time.Since(start).Seconds()

@@ -5,6 +5,8 @@
 #   COUNT, ROUNDS, WARMUP, CLIENTS   make it shorter (COUNT=20 ROUNDS=1 ...)
 #   STORED                           certificates of the series "stored"
 #   SECONDS_OVER                     time of the series "overload"
+#   MIXED, ESTATE, MANAGED           time of the series "control", inventory and
+#                                    managed certificates of it
 #   DISK, MEM                        directories on a disk and in memory
 #   BIN                              the program, bin/chancery
 #   STEP_CA, PEBBLE                  peers to measure in the series "peers"
@@ -16,7 +18,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 BIN=${BIN:-$here/../../bin/chancery}
 COUNT=${COUNT:-5000} ROUNDS=${ROUNDS:-3} WARMUP=${WARMUP:-3s} CLIENTS=${CLIENTS:-1,5,10,25,50,100,200}
-STORED=${STORED:-1000000} SECONDS_OVER=${SECONDS_OVER:-20} DISK=${DISK:-${TMPDIR:-/tmp}} MEM=${MEM:-/dev/shm} OUT=${OUT:-$here}
+STORED=${STORED:-1000000} SECONDS_OVER=${SECONDS_OVER:-20} MIXED=${MIXED:-5m} ESTATE=${ESTATE:-1000000} MANAGED=${MANAGED:-10000} DISK=${DISK:-${TMPDIR:-/tmp}} MEM=${MEM:-/dev/shm} OUT=${OUT:-$here}
 work=$(mktemp -d "$DISK/chancery-record.XXXXXX")
 mem=$(mktemp -d "$MEM/chancery-record.XXXXXX")
 server= pg=
@@ -42,7 +44,7 @@ start() {
 	tries=0
 	until [ -s "$dir/ready" ]; do
 		tries=$((tries + 1))
-		kill -0 "$server" 2>/dev/null && [ $tries -lt 600 ] || { tail -5 "$dir/log" >&2; exit 1; }
+		kill -0 "$server" 2>/dev/null && [ $tries -lt 6000 ] || { tail -5 "$dir/log" >&2; exit 1; }
 		sleep 0.1
 	done
 }
@@ -261,6 +263,87 @@ pebble() {
 	server=$!
 }
 
+# plane SERIES LABEL PART [flag ...]: one part of the control plane alone.
+plane() {
+	file=$OUT/$1.jsonl label=$2 part=$3
+	shift 3
+	echo "== $(basename "$file" .jsonl): $label" >&2
+	"$BIN" bench control --ready-file "$dir/ready" --only "$part" --rounds "$ROUNDS" --json "$file" --label "$label" "$@" || [ $? -eq 4 ]
+}
+
+# estate N: a server with an inventory of N certificates, at rest.
+estate() {
+	start "$work/$n_dir-$1" --estate "$1"
+	settle
+}
+
+control() {
+	fresh control
+	estate "$ESTATE"
+	echo "== control: $ESTATE certificates" >&2
+	"$BIN" bench control --ready-file "$dir/ready" --duration "$MIXED" --certificates "$MANAGED" --json "$OUT/control.jsonl" --label "$ESTATE certificates" || [ $? -eq 4 ]
+	stop
+}
+
+lists() {
+	fresh lists
+	for n in 10000 "$ESTATE"; do
+		estate "$n"
+		plane lists "$n certificates" lists --clients 10
+		plane lists "$n certificates, unchanged" unchanged --clients 10
+		for path in '/certs?limit=50' '/certs?limit=1000&q=expires%3A%3C30d' '/summary' '/inventory/facets' '/inventory/timeline'; do
+			"$BIN" bench api --ready-file "$dir/ready" --rounds "$ROUNDS" --clients 10 --json "$OUT/lists.jsonl" --label "$n certificates, $path" "$path" || [ $? -eq 4 ]
+		done
+		stop
+	done
+}
+
+heartbeats() {
+	fresh heartbeats
+	start "$work/$n_dir"
+	plane heartbeats "agents" heartbeats --clients 10,50,200
+	stop
+}
+
+bulk() {
+	fresh bulk
+	start "$work/$n_dir"
+	plane bulk "$MANAGED certificates" bulk --certificates "$MANAGED"
+	stop
+}
+
+import() {
+	fresh import
+	start "$work/$n_dir"
+	plane import "empty inventory" import --clients 1 --count 20 --duration 10m
+	stop
+}
+
+starts() {
+	rm -f "$OUT/start.jsonl"; n_dir=$((${n_dir:-0} + 1))
+	for n in 10000 "$ESTATE"; do
+		estate "$n"
+		stop
+		"$BIN" bench control start "$dir" --json "$OUT/start.jsonl" --label "$n certificates" -- --listen 127.0.0.1:19443 --http-listen 127.0.0.1:19080 --debug-listen 127.0.0.1:19081
+	done
+}
+
+ocsp() {
+	fresh ocsp
+	"$BIN" bench ocsp --fill "$STORED" --method GET,POST --clients 1,10,50 --rounds "$ROUNDS" --json "$OUT/ocsp.jsonl" --label "$STORED serials" || [ $? -eq 4 ]
+}
+
+renew() {
+	fresh renew
+	mkdir -p "$work/$n_dir"
+	"$BIN" bench renew --scheduled "$ESTATE" --due "$MANAGED" --dir "$work/$n_dir" --json "$OUT/renew.jsonl" --label "$ESTATE scheduled"
+}
+
+scan() {
+	fresh scan
+	for probe in observe fetch; do "$BIN" bench scan --endpoints 20000 --probe $probe --rounds "$ROUNDS" --json "$OUT/scan.jsonl" --label "$probe"; done
+}
+
 # ---- PostgreSQL ----
 
 as_postgres() { if [ "$(id -u)" = 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi; }
@@ -286,5 +369,5 @@ database() {
 }
 
 mkdir -p "$OUT"
-[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload stored record
+[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload stored record ocsp control lists heartbeats bulk import starts renew scan
 for series in "$@"; do $series; done

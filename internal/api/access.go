@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"chancery/internal/fault"
 	"chancery/internal/token"
@@ -13,21 +14,39 @@ import (
 type access struct {
 	need   token.Permission // token.Public = anybody, without a sign-in
 	feed   feed             // a GET whose answer changes only with this feed and the clock: ETag, 304, memory
+	lag    time.Duration    // with feed: so long it may be answered from memory after a change elsewhere
+	quiet  bool             // it changes something, but nothing that a feed follows before it is answered
 	secret bool             // its answer holds a secret, which is never kept
 	keyed  bool             // its handler honours Idempotency-Key itself, in the transaction of the change
-	scoped bool             // its handler holds what it changes against the caller's scope; otherwise only an unlimited caller may change anything
+	reach  reach            // for a caller whose scope is a part of the estate
 }
+
+// reach says what an operation is to a caller whose scope is a part of the
+// estate.
+type reach string
+
+// Reaches. What is in no row is refused: an operation that cannot be held
+// against a scope concerns the whole estate.
+const (
+	whole  reach = ""       // refused
+	judged reach = "judged" // its handler holds what it shows and changes against the scope
+	open   reach = "open"   // says nothing about anybody's certificates, and changes nothing of theirs
+)
 
 // Rules of the access table.
 var (
 	public   = access{}
 	viewer   = access{need: token.Read}
-	books    = access{need: token.Read, feed: journalFeed}
-	listing  = access{need: token.Read, feed: certificateFeed}
+	common   = access{need: token.Read, reach: open}
+	part     = access{need: token.Read, reach: judged}
+	books    = access{need: token.Read, feed: journalFeed, reach: judged}
+	listing  = access{need: token.Read, feed: certificateFeed, reach: judged, lag: listingLag}
+	counts   = access{need: token.Read, feed: certificateFeed, reach: judged, lag: countsLag}
 	places   = access{need: token.Read, feed: endpointFeed}
 	auditor  = access{need: token.Audit}
 	operator = access{need: token.Operate}
-	scoped   = access{need: token.Operate, scoped: true}
+	scoped   = access{need: token.Operate, reach: judged}
+	asking   = access{need: token.Operate, reach: judged, quiet: true}
 	approver = access{need: token.Approve}
 	admin    = access{need: token.Administer}
 	secretly = access{need: token.Administer, secret: true}
@@ -37,10 +56,9 @@ var (
 var accessTable = map[string]access{
 	"list-issued":         books,
 	"list-certificates":   listing,
-	"list-inventory":      listing,
-	"count-inventory":     listing,
-	"list-facets":         listing,
-	"list-timeline":       listing,
+	"count-inventory":     counts,
+	"list-facets":         counts,
+	"list-timeline":       counts,
 	"list-endpoints":      places,
 	"plan-edit":           operator,
 	"edit-inventory":      operator,
@@ -80,8 +98,8 @@ var accessTable = map[string]access{
 	"get-ct-finding":         viewer,
 	"acknowledge-ct-finding": operator,
 
-	"get-certificate":      viewer,
-	"download-certificate": viewer,
+	"get-certificate":      part,
+	"download-certificate": part,
 	"revoke-certificate":   scoped,
 	"revoke-certificates":  operator,
 
@@ -92,8 +110,8 @@ var accessTable = map[string]access{
 	"list-findings":   viewer,
 	"get-checker":     viewer,
 
-	"list-authorities":       viewer,
-	"get-authority":          viewer,
+	"list-authorities":       common,
+	"get-authority":          common,
 	"create-root":            admin,
 	"create-issuing":         admin,
 	"request-issuing":        admin,
@@ -102,8 +120,8 @@ var accessTable = map[string]access{
 	"sign-authority-request": admin,
 	"retire-authority":       admin,
 
-	"list-profiles": viewer,
-	"get-profile":   viewer,
+	"list-profiles": common,
+	"get-profile":   common,
 
 	"list-agents":            viewer,
 	"get-agent":              viewer,
@@ -132,17 +150,17 @@ var accessTable = map[string]access{
 	"create-delegation":      admin,
 	"end-delegation":         admin,
 
-	"list-managed":    viewer,
-	"get-managed":     viewer,
-	"explain-managed": viewer,
+	"list-managed":    part,
+	"get-managed":     part,
+	"explain-managed": part,
 	"create-managed":  operator,
 	"adopt-managed":   operator,
 	"update-managed":  operator,
 	"remove-managed":  operator,
-	"renew-managed":   operator,
-	"renew-many":      operator,
-	"pause-managed":   operator,
-	"resume-managed":  operator,
+	"renew-managed":   asking,
+	"renew-many":      asking,
+	"pause-managed":   asking,
+	"resume-managed":  asking,
 	"list-queues":     viewer,
 	"change-queue":    operator,
 	"plan-renewals":   viewer,
@@ -176,12 +194,12 @@ var accessTable = map[string]access{
 
 	"get-session":   public,
 	"open-session":  public,
-	"close-session": {need: token.Read, scoped: true},
+	"close-session": {need: token.Read, reach: open},
 	"list-sign-ins": public,
 
 	"list-alerts":           viewer,
 	"list-alert-rules":      viewer,
-	"list-alert-kinds":      viewer,
+	"list-alert-kinds":      common,
 	"list-alert-silences":   viewer,
 	"list-alert-deliveries": viewer,
 	"get-alert-delivery":    viewer,
@@ -194,9 +212,9 @@ var accessTable = map[string]access{
 	"delete-alert-rule":     admin,
 
 	"list-approvals":    viewer,
-	"get-approval":      viewer,
+	"get-approval":      part,
 	"decide-approval":   approver,
-	"withdraw-approval": {need: token.Read, scoped: true},
+	"withdraw-approval": part,
 }
 
 // caller is who sent a request.
@@ -227,15 +245,6 @@ func callerOf(ctx context.Context) caller {
 // actorOf returns the journal's name of who sent the request.
 func actorOf(ctx context.Context) string { return callerOf(ctx).actor }
 
-// within returns a forbidden fault unless the caller's scope covers a thing of
-// an owner, an authority and a profile; "" stands for one it does not have.
-func within(ctx context.Context, owner, ca, profile string) error {
-	if scope := callerOf(ctx).scope; !scope.Covers(owner, ca, profile) {
-		return fault.New(fault.Forbidden, "this lies outside of what your sign-in is limited to; ask an administrator for a wider scope")
-	}
-	return nil
-}
-
 // admit authenticates a request and holds its role against the table.
 func (s *Server) admit(r *http.Request, need access) (caller, error) {
 	if need.need == token.Public {
@@ -249,7 +258,7 @@ func (s *Server) admit(r *http.Request, need access) (caller, error) {
 		return c, fault.New(fault.Forbidden, "this needs the permission %s, which the roles %s have; %q has the role %s; ask an administrator",
 			need.need, roleList(need.need), c.name, c.role)
 	}
-	if r.Method != http.MethodGet && !need.scoped && !c.scope.Whole() {
+	if need.reach == whole && !c.scope.Whole() {
 		return c, fault.New(fault.Forbidden, "this concerns the whole estate, and your sign-in is limited to a part; ask an administrator")
 	}
 	return c, s.limit(c)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,106 +47,122 @@ func TestOpenAPIDocumentIsFresh(t *testing.T) {
 	}
 }
 
-// allowed is who may call what: every operation that is not in a list is for
-// administrators only, so that to widen it is a decision that shows here.
-var allowed = map[token.Permission][]string{
-	token.Public: {"get-health", "get-version", "get-openapi", "get-session", "open-session", "list-sign-ins"},
-	token.Read: {"list-certificates", "get-certificate", "download-certificate", "list-authorities", "get-authority",
-		"list-profiles", "get-profile", "list-journal", "verify-journal", "export-journal", "list-checkpoints",
-		"list-journal-keys", "prove-entry", "prove-consistency", "get-summary", "get-load",
-		"list-accounts", "get-account", "list-orders", "get-order", "get-authorization", "list-limits", "list-limit-overrides",
-		"list-managed", "get-managed", "explain-managed", "list-queues", "plan-renewals", "list-drift", "list-drills", "get-drill",
-		"list-issued", "list-inventory", "count-inventory", "list-facets", "list-timeline", "list-endpoints", "list-views", "export-cbom", "list-policies", "get-policy", "check-policy",
-		"list-schedules", "get-schedule", "list-passes", "get-pass", "list-incidents", "get-incident", "list-findings", "get-checker",
-		"list-ct-logs", "get-ct-log", "list-ct-findings", "get-ct-finding", "list-sources", "get-source", "list-source-items",
-		"close-session", "list-approvals", "get-approval", "withdraw-approval", "list-delegations", "get-delegation", "list-agents", "get-agent", "list-assignments", "get-fleet", "list-fleet-assignments", "get-assignment",
-		"list-alerts", "list-alert-rules", "list-alert-kinds", "list-alert-silences", "list-alert-deliveries", "get-alert-delivery", "list-alert-channels"},
-	token.Audit: {"list-tokens", "list-agent-tokens"},
-	token.Operate: {"revoke-certificate", "revoke-certificates", "deactivate-account", "create-incident", "cancel-incident",
-		"plan-edit", "edit-inventory", "import-certificates", "create-view", "update-view", "delete-view",
-		"create-schedule", "update-schedule", "delete-schedule", "run-schedule", "cancel-pass", "store-results",
-		"run-source", "check-source", "reset-ct-log", "acknowledge-ct-finding",
-		"create-managed", "adopt-managed", "update-managed", "remove-managed", "renew-managed", "renew-many", "pause-managed", "resume-managed", "change-queue", "start-drill", "revoke-agent", "create-assignment", "delete-assignment", "renew-assignment",
-		"preview-alert-rule", "create-alert-silence", "end-alert-silence", "test-alert-channel"},
-	token.Approve: {"decide-approval"},
-}
+// people are the columns of testdata/permissions.txt.
+var people = []string{"nobody", "viewer", "auditor", "approver", "operator", "admin", "limited"}
 
-// scopedToo are the operations that change something and that somebody whose
-// scope is a part of the estate may try: they judge it themselves.
-var scopedToo = []string{"open-session", "revoke-certificate", "close-session", "withdraw-approval"}
-
-// needs returns the permission that a test expects an operation to need.
-func needs(operation string) token.Permission {
-	for p, list := range allowed {
-		if contains(list, operation) {
-			return p
+// permissions reads testdata/permissions.txt: by operation, who may call it.
+func permissions(t *testing.T) map[string]map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("testdata/permissions.txt")
+	check(t, err)
+	out := map[string]map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] == "#" || f[0] == "operation" {
+			continue
+		}
+		if len(f) != len(people)+1 || out[f[0]] != nil {
+			t.Fatalf("permissions.txt: %q", line)
+		}
+		out[f[0]] = map[string]string{}
+		for i, who := range people {
+			if !slices.Contains([]string{"yes", "no"}, f[i+1]) && (f[i+1] != "part" || who != "limited") {
+				t.Fatalf("permissions.txt: %q", line)
+			}
+			out[f[0]][who] = f[i+1]
 		}
 	}
-	return token.Administer
+	return out
 }
 
-// TestWhatEachRoleMustNotDo calls every operation as everybody.
-func TestWhatEachRoleMustNotDo(t *testing.T) {
+// everybody returns a client for each column of permissions.txt, the
+// administrator last: what they do may change what others look at.
+func (w *world) everybody(t *testing.T) []*client.Client {
+	t.Helper()
+	out := []*client.Client{w.client(t, "")}
+	for _, role := range []token.Role{token.Viewer, token.Auditor, token.Approver, token.Operator, token.Admin} {
+		out = append(out, w.client(t, w.tokenOf(t, token.Spec{Name: "x", Role: role})))
+	}
+	return append(out, w.client(t, w.tokenOf(t, token.Spec{Name: "x", Role: token.Admin, Scope: token.Scope{Owners: []string{"other"}}})))
+}
+
+// TestPermissions calls every operation as everybody, and holds what comes of it
+// against a table that is kept by hand.
+func TestPermissions(t *testing.T) {
 	w := newWorld(t, dbtest.SQLiteURL(t))
 	_, doc := openapi(t)
-	ended := w.tokenOf(t, token.Spec{Name: "ended", Role: token.Admin})
-	check(t, token.Revoke(context.Background(), w.db, ended[len("cy_"):][:26], "test", now()))
-	type person struct {
-		client *client.Client
-		role   token.Role
-		scoped bool
-	}
-	everybody := map[string]person{"nobody": {client: w.client(t, "")}, "revoked admin": {client: w.client(t, ended)},
-		"stranger": {client: w.client(t, "cy_"+db.NewID(now())+"_"+strings.Repeat("A", 43))}}
-	for _, role := range token.Roles {
-		if role == token.Admin {
-			continue // would change what the others look at
+	want, seen := permissions(t), map[string]bool{"stream-events": true}
+	clients := w.everybody(t)
+	try := func(method, path, operation string, i int) {
+		t.Helper()
+		target := strings.NewReplacer("{id}", "nothing", "{kid}", "nothing", "{seq}", "1", "{kind}", "issuer").Replace(strings.TrimPrefix(path, api.Prefix))
+		var body any
+		if method != "get" && method != "delete" {
+			body = map[string]any{"nonsense": true}
 		}
-		everybody[string(role)] = person{client: w.client(t, w.tokenOf(t, token.Spec{Name: "x", Role: role})), role: role}
-	}
-	everybody["scoped admin"] = person{client: w.client(t, w.tokenOf(t, token.Spec{Name: "x", Role: token.Admin, Scope: token.Scope{CAs: []string{"other"}}})), role: token.Admin, scoped: true}
-	calls := 0
-	for path, methods := range doc.Paths {
-		for method, op := range methods {
-			target := strings.TrimPrefix(path, api.Prefix)
-			target = strings.NewReplacer("{id}", "nothing", "{kid}", "nothing", "{seq}", "1").Replace(target)
-			for who, p := range everybody {
-				calls++
-				var body any
-				if method != "get" && method != "delete" {
-					body = map[string]any{"nonsense": true}
-				}
-				err := p.client.Do(context.Background(), strings.ToUpper(method), target, nil, body, nil)
-				need, want := needs(op.OperationID), fault.Code("")
-				switch {
-				case need == token.Public:
-				case p.role == "":
-					want = fault.Unauthorized
-				case !p.role.Allows(need), p.scoped && method != "get" && !contains(scopedToo, op.OperationID):
-					want = fault.Forbidden
-				}
-				denied := fault.Is(err, fault.Unauthorized) || fault.Is(err, fault.Forbidden)
-				if want == "" && denied || want != "" && !fault.Is(err, want) {
-					t.Errorf("%s as %s: %v, want %q", op.OperationID, who, err, want)
-				}
-			}
-			if (len(op.Security) > 0) == (needs(op.OperationID) == token.Public) {
-				t.Errorf("%s: the document and the access table disagree on whether a token is needed", op.OperationID)
+		err := clients[i].Do(context.Background(), strings.ToUpper(method), target, nil, body, nil)
+		refused := fault.Code("")
+		if fault.Is(err, fault.Unauthorized) || fault.Is(err, fault.Forbidden) {
+			refused = fault.As(err).Code
+		}
+		expected := fault.Code("")
+		if want[operation][people[i]] == "no" {
+			if expected = fault.Forbidden; people[i] == "nobody" {
+				expected = fault.Unauthorized
 			}
 		}
+		if want[operation][people[i]] == "part" && refused == fault.Forbidden {
+			return // the handler's judgement: TestScope*
+		}
+		if refused != expected {
+			t.Errorf("%s as %s: %v, want %q", operation, people[i], err, expected)
+		}
 	}
-	if calls < 25*len(everybody) {
-		t.Errorf("only %d calls were made", calls)
+	for i := range people {
+		for path, methods := range doc.Paths {
+			for method, op := range methods {
+				if seen[op.OperationID] = true; want[op.OperationID] == nil {
+					t.Errorf("permissions.txt says nothing of %s", op.OperationID)
+					continue
+				}
+				try(method, path, op.OperationID, i)
+				if (len(op.Security) > 0) == (want[op.OperationID]["nobody"] == "yes") {
+					t.Errorf("%s: the document and permissions.txt disagree on whether a sign-in is needed", op.OperationID)
+				}
+			}
+		}
+		if want["stream-events"][people[i]] == "no" {
+			try("get", "/events", "stream-events", i)
+		}
+	}
+	for operation := range want {
+		if !seen[operation] {
+			t.Errorf("permissions.txt has %s, which is no operation", operation)
+		}
 	}
 }
 
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
+// TestEndedSignInsDoNothing: whoever's token was revoked, or never was one, is a
+// stranger to every operation.
+func TestEndedSignInsDoNothing(t *testing.T) {
+	w := newWorld(t, dbtest.SQLiteURL(t))
+	_, doc := openapi(t)
+	want := permissions(t)
+	ended := w.tokenOf(t, token.Spec{Name: "ended", Role: token.Admin})
+	check(t, token.Revoke(context.Background(), w.db, ended[len("cy_"):][:26], "test", now()))
+	for who, c := range map[string]*client.Client{"a revoked admin": w.client(t, ended), "a stranger": w.client(t, "cy_"+db.NewID(now())+"_"+strings.Repeat("A", 43))} {
+		for path, methods := range doc.Paths {
+			for method, op := range methods {
+				if want[op.OperationID]["nobody"] == "yes" {
+					continue
+				}
+				target := strings.NewReplacer("{id}", "nothing", "{kid}", "nothing", "{seq}", "1", "{kind}", "issuer").Replace(strings.TrimPrefix(path, api.Prefix))
+				if err := c.Do(context.Background(), strings.ToUpper(method), target, nil, nil, nil); !fault.Is(err, fault.Unauthorized) {
+					t.Errorf("%s as %s: %v", op.OperationID, who, err)
+				}
+			}
 		}
 	}
-	return false
 }
 
 func TestAuthenticationChallenge(t *testing.T) { // RFC 6750 section 3

@@ -60,6 +60,17 @@ func TestCertificates(t *testing.T) {
 	})
 }
 
+// A body is what it says it is, and JSON.
+func TestMediaTypeOfRequests(t *testing.T) {
+	w := newWorld(t, dbtest.SQLiteURL(t))
+	for kind, status := range map[string]int{"application/json": 201, "application/json; charset=utf-8": 201, "text/plain": 415, "application/x-www-form-urlencoded": 415, "multipart/form-data; boundary=x": 415, "application/cbor": 415} {
+		resp, body := w.raw(t, "POST", "/api/v1/tokens", `{"name":"x"}`, "Authorization", "Bearer "+w.adminText(), "Content-Type", kind)
+		if resp.StatusCode != status {
+			t.Errorf("%s: %d %s", kind, resp.StatusCode, body)
+		}
+	}
+}
+
 func TestInputIsStrict(t *testing.T) {
 	w := newWorld(t, dbtest.SQLiteURL(t))
 	bearer := []string{"Authorization", "Bearer " + w.adminText()}

@@ -351,6 +351,9 @@ func (s *Server) approval(ctx context.Context, id string) (remembered, error) {
 
 func (s *Server) getApproval(ctx context.Context, in *IDInput) (*bodyOf[ApprovalView], error) {
 	m, err := s.approval(ctx, in.ID)
+	if _, is := limited(ctx); is && (fault.Is(err, fault.NotFound) || err == nil && m.Actor != actorOf(ctx)) {
+		err = outside("request", in.ID)
+	}
 	if err != nil {
 		return nil, err
 	}

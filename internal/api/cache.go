@@ -76,6 +76,13 @@ func (c *tokenCache) forget() {
 // made through it.
 const stampTTL = 250 * time.Millisecond
 
+// For so long what follows the inventory may be answered from memory after a
+// change elsewhere.
+const (
+	listingLag = 250 * time.Millisecond
+	countsLag  = time.Second
+)
+
 // feed is a sequence of changes that lists depend on.
 type feed string
 
@@ -116,11 +123,12 @@ type stamp struct {
 	epoch int64 // grows with reset
 }
 
-// remembered returns a version that is at most stampTTL old, if there is one.
-func (s *stamp) remembered(now time.Time) (total int64, ok bool) {
+// remembered returns a version that is at most stampTTL old, if there is one,
+// and the epoch.
+func (s *stamp) remembered(now time.Time) (total int64, ok bool, epoch int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.total, now.Before(s.until)
+	return s.total, now.Before(s.until), s.epoch
 }
 
 // read returns the version as it is now.
@@ -155,47 +163,63 @@ func etagOf(total int64, at time.Time) string {
 }
 
 // conditional answers a list: with 304, from memory, or by its handler. What
-// is remembered is only used for the version that the database has now.
-func (s *Server) conditional(w http.ResponseWriter, r *http.Request, m *memory, handle func(http.ResponseWriter)) {
-	at := now()
-	h := w.Header()
-	h.Set("Cache-Control", "private, no-cache")
-	if tags := r.Header.Values("If-None-Match"); len(tags) > 0 {
-		if total, ok := m.stamp.remembered(at); ok && hasTag(tags, etagOf(total, at)) {
-			h.Set("ETag", etagOf(total, at))
-			w.WriteHeader(http.StatusNotModified)
-			return
+// is remembered is used for the version that the database has now, and for lag
+// after it was made: what follows the inventory comes there a little later
+// anyway, and counts cost most. A change that was made through this replica is
+// never younger than what it answers.
+func (s *Server) conditional(w http.ResponseWriter, r *http.Request, m *memory, lag time.Duration, handle func(http.ResponseWriter)) {
+	at, key := now(), r.URL.Path+"?"+r.URL.RawQuery
+	w.Header().Set("Cache-Control", "private, no-cache")
+	total, known, epoch := m.stamp.remembered(at)
+	etag, tags := etagOf(total, at), r.Header.Values("If-None-Match")
+	if known = known && hasTag(tags, etag); !known && lag > 0 {
+		if old, ok := m.bodies.recent(key, epoch, at.Add(-lag)); ok {
+			etag, known = old, true
 		}
 	}
-	total, err := m.stamp.read(r.Context(), m.version, at)
-	if err != nil { // the list itself will say what is wrong, or work
-		s.log.LogAttrs(r.Context(), slog.LevelWarn, "version of the list is unknown", slog.Any("error", err))
-		handle(w)
-		return
+	if !known {
+		total, err := m.stamp.read(r.Context(), m.version, at)
+		if err != nil { // the list itself will say what is wrong, or work
+			s.log.LogAttrs(r.Context(), slog.LevelWarn, "version of the list is unknown", slog.Any("error", err))
+			handle(w)
+			return
+		}
+		etag = etagOf(total, at)
 	}
-	etag := etagOf(total, at)
-	h.Set("ETag", etag)
-	if hasTag(r.Header.Values("If-None-Match"), etag) {
+	w.Header().Set("ETag", etag)
+	if hasTag(tags, etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	s.fromMemory(w, m, r.URL.Path+"?"+r.URL.RawQuery, etag, handle)
+	s.fromMemory(w, r, m, key, etag, epoch, handle)
 }
 
 // fromMemory answers with what the same request was answered before, if
-// nothing has changed since.
-func (s *Server) fromMemory(w http.ResponseWriter, m *memory, key, etag string, handle func(http.ResponseWriter)) {
-	if body := m.bodies.get(etag, key); body != nil {
+// nothing has changed since. Of several that ask at once, one does the work.
+func (s *Server) fromMemory(w http.ResponseWriter, r *http.Request, m *memory, key, etag string, epoch int64, handle func(http.ResponseWriter)) {
+	body, busy, done := m.bodies.get(etag, key)
+	if busy != nil {
+		select {
+		case <-busy:
+		case <-r.Context().Done():
+			return
+		}
+		body, _, done = m.bodies.get(etag, key)
+	}
+	if body != nil {
 		w.Header().Set("Content-Type", "application/json")
 		if _, err := w.Write(body); err != nil {
 			s.log.Debug("answer was not sent", "error", err)
 		}
 		return
 	}
+	if done != nil {
+		defer done()
+	}
 	rec := &recorder{ResponseWriter: w}
 	handle(rec)
 	if rec.status == http.StatusOK && !rec.tooLong {
-		m.bodies.put(etag, key, rec.body)
+		m.bodies.put(etag, key, rec.body, epoch, now())
 	}
 }
 
@@ -205,29 +229,62 @@ const (
 	maxBodyBytes = 128 << 10
 )
 
-// bodies remembers answers of the newest version.
+// bodies remembers answers.
 type bodies struct {
 	mu    sync.Mutex
+	byKey map[string]answer
+	busy  map[string]chan struct{} // closed when the one who makes the answer is done
+}
+
+// answer is what a request was answered.
+type answer struct {
 	etag  string
-	byKey map[string][]byte
+	body  []byte
+	epoch int64 // of the stamp, before it was made
+	at    time.Time
 }
 
-func (b *bodies) get(etag, key string) []byte {
+// recent returns the tag of an answer that was made after since, and before any
+// change through this replica that is younger.
+func (b *bodies) recent(key string, epoch int64, since time.Time) (etag string, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.etag != etag {
-		return nil
-	}
-	return b.byKey[key]
+	a := b.byKey[key]
+	return a.etag, a.body != nil && a.epoch == epoch && a.at.After(since)
 }
 
-func (b *bodies) put(etag, key string, body []byte) {
+// get returns an answer; or busy, which is closed when somebody else has made
+// it; or done, to be called by the caller who has.
+func (b *bodies) get(etag, key string) (body []byte, busy <-chan struct{}, done func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.etag != etag || len(b.byKey) >= maxBodies {
-		b.etag, b.byKey = etag, map[string][]byte{}
+	if a := b.byKey[key]; a.etag == etag {
+		return a.body, nil, nil
 	}
-	b.byKey[key] = body
+	one := etag + key
+	if c := b.busy[one]; c != nil {
+		return nil, c, nil
+	}
+	c := make(chan struct{})
+	if b.busy == nil {
+		b.busy = map[string]chan struct{}{}
+	}
+	b.busy[one] = c
+	return nil, nil, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.busy, one)
+		close(c)
+	}
+}
+
+func (b *bodies) put(etag, key string, body []byte, epoch int64, at time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.byKey == nil || len(b.byKey) >= maxBodies && b.byKey[key].body == nil {
+		b.byKey = map[string]answer{}
+	}
+	b.byKey[key] = answer{etag, body, epoch, at}
 }
 
 // recorder keeps what is written.
@@ -253,6 +310,22 @@ func (r *recorder) Write(b []byte) (int, error) {
 		r.body = append(r.body, b...)
 	}
 	return r.ResponseWriter.Write(b)
+}
+
+// settling is the answer to a change: whoever has seen the beginning of it must
+// not be shown a list from before.
+type settling struct {
+	http.ResponseWriter
+	reset func()
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (s *settling) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (s *settling) WriteHeader(status int) {
+	s.reset()
+	s.ResponseWriter.WriteHeader(status)
 }
 
 // hasTag implements If-None-Match (RFC 9110 section 13.1.2) for tags without

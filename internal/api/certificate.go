@@ -96,6 +96,9 @@ func (s *Server) listIssued(ctx context.Context, in *listIssuedInput) (*pageOf[C
 		return nil, err
 	}
 	page, err := ca.Find(ctx, s.cfg.DB.Read(), query, in.Cursor, in.Limit)
+	if err == nil {
+		page.Certificates, err = covered(ctx, page.Certificates)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -200,6 +203,9 @@ type downloadInput struct {
 }
 
 func (s *Server) downloadCertificate(ctx context.Context, in *downloadInput) (*rawOutput, error) {
+	if err := s.mayTouch(ctx, in.ID); err != nil {
+		return nil, err
+	}
 	c, err := ca.Get(ctx, s.cfg.DB.Read(), in.ID)
 	if fault.Is(err, fault.NotFound) {
 		return s.downloadForeign(ctx, in)

@@ -23,7 +23,6 @@ func (s *Server) inventoryOperations() {
 		return huma.Operation{OperationID: id, Method: method, Path: path, Tags: tag, Summary: summary, Description: text}
 	}
 	register(s, op("list-certificates", http.MethodGet, "/certs", "List every certificate that is known", inventoryHelp), s.listInventory)
-	register(s, op("list-inventory", http.MethodGet, "/inventory", "The same list, under the inventory's own name", inventoryHelp), s.listInventory)
 	register(s, op("get-certificate", http.MethodGet, "/certs/{id}", "Everything about one certificate", "By id, or by SHA-256 fingerprint."), s.getCertificate)
 	register(s, op("download-certificate", http.MethodGet, "/certs/{id}/download", "The certificate as a file", ""), s.downloadCertificate)
 	register(s, op("count-inventory", http.MethodGet, "/inventory/count", "How many certificates fit a query", ""), s.countInventory)
@@ -94,6 +93,15 @@ type listInventoryInput struct {
 	Sort string `query:"sort" doc:"Order: expires (default), seen, added, or name with a condition on names; with - in front the other way round" example:"-added"`
 }
 
+// filter reads a query, and limits it to what the caller may see.
+func (s *Server) filter(ctx context.Context, query string) (inventory.Filter, error) {
+	f, err := inventory.Parse(query, now())
+	if err != nil {
+		return f, err
+	}
+	return f, s.narrow(ctx, &f)
+}
+
 // KnownPage is one page of certificates.
 type KnownPage struct {
 	Page[Known]
@@ -102,7 +110,7 @@ type KnownPage struct {
 }
 
 func (s *Server) listInventory(ctx context.Context, in *listInventoryInput) (*bodyOf[KnownPage], error) {
-	f, err := inventory.Parse(in.Query, now())
+	f, err := s.filter(ctx, in.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +170,7 @@ func (s *Server) getCertificate(ctx context.Context, in *IDInput) (*bodyOf[Known
 		return nil, err
 	}
 	v.fill()
-	return &bodyOf[KnownDetail]{v}, nil
+	return &bodyOf[KnownDetail]{v}, shows(ctx, in.ID, &v)
 }
 
 // fill makes empty lists of absent ones.
@@ -241,6 +249,9 @@ func (s *Server) issuedRow(ctx context.Context, k *inventory.Certificate) (*ca.C
 // yet, or a serial number that never became one.
 func (s *Server) getIssued(ctx context.Context, id string) (*bodyOf[KnownDetail], error) {
 	c, err := ca.Get(ctx, s.cfg.DB.Read(), id)
+	if _, is := limited(ctx); is && fault.Is(err, fault.NotFound) {
+		err = outside("certificate", id)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +263,7 @@ func (s *Server) getIssued(ctx context.Context, id string) (*bodyOf[KnownDetail]
 		KeyType: d.KeyType, Names: d.Names, NameCount: len(d.Names), NotBefore: d.NotBefore, NotAfter: d.NotAfter, FirstSeenAt: d.CreatedAt, LastSeenAt: d.CreatedAt,
 		RevokedAt: d.RevokedAt}, AllNames: d.Names, Subject: d.Subject, ARI: d.ARI, Chain: d.Chain, Endpoints: []Endpoint{}, Issuance: &d}
 	v.fill()
-	return &bodyOf[KnownDetail]{v}, nil
+	return &bodyOf[KnownDetail]{v}, shows(ctx, id, &v)
 }
 
 // statusWord is the inventory's word for the status of an issued certificate.
@@ -276,7 +287,7 @@ type Count struct {
 }
 
 func (s *Server) countInventory(ctx context.Context, in *QueryInput) (*bodyOf[Count], error) {
-	f, err := inventory.Parse(in.Query, now())
+	f, err := s.filter(ctx, in.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -309,7 +320,7 @@ type facetsInput struct {
 }
 
 func (s *Server) listFacets(ctx context.Context, in *facetsInput) (*bodyOf[Facets], error) {
-	f, err := inventory.Parse(in.Query, now())
+	f, err := s.filter(ctx, in.Query)
 	if err != nil {
 		return nil, err
 	}
@@ -364,7 +375,7 @@ type timelineInput struct {
 }
 
 func (s *Server) listTimeline(ctx context.Context, in *timelineInput) (*bodyOf[Timeline], error) {
-	f, err := inventory.Parse(in.Query, now())
+	f, err := s.filter(ctx, in.Query)
 	if err != nil {
 		return nil, err
 	}

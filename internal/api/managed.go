@@ -149,11 +149,31 @@ func (s *Server) listManaged(ctx context.Context, in *listManagedInput) (*pageOf
 	if in.Issuer != "" && in.Trouble {
 		return nil, fault.New(fault.Invalid, "ask by issuer or for trouble, not both")
 	}
-	ms, err := renew.List(ctx, s.cfg.DB.Read(), renew.ListQuery{Issuer: in.Issuer, Trouble: in.Trouble, After: after, Limit: in.Limit + 1})
+	query := renew.ListQuery{Issuer: in.Issuer, Trouble: in.Trouble, After: after, Limit: in.Limit + 1}
+	if _, is := limited(ctx); is {
+		return s.listPart(ctx, query, in.Limit)
+	}
+	ms, err := renew.List(ctx, s.cfg.DB.Read(), query)
 	if err != nil {
 		return nil, err
 	}
 	return pageFrom(ms, in.Limit, func(m *renew.Managed) string { return m.ID }, viewManaged), nil
+}
+
+// listPart lists what a caller with a scope may see.
+func (s *Server) listPart(ctx context.Context, query renew.ListQuery, limit int) (*pageOf[Managed], error) {
+	ms, next, err := s.listWithin(ctx, query, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &pageOf[Managed]{Page[Managed]{Items: make([]Managed, len(ms))}}
+	for i := range ms {
+		out.Body.Items[i] = viewManaged(&ms[i])
+	}
+	if next != "" {
+		out.Body.Next = encodeKey(next)
+	}
+	return out, nil
 }
 
 // managedAnswer answers with a managed certificate.
@@ -191,7 +211,7 @@ func (s *Server) adoptManaged(ctx context.Context, in *adoptInput) (*bodyOf[Mana
 
 // one returns a managed certificate with its placements.
 func (s *Server) one(ctx context.Context, ref string) (Managed, error) {
-	m, err := renew.Get(ctx, s.cfg.DB.Read(), ref)
+	m, err := s.managedWithin(ctx, ref)
 	if err != nil {
 		return Managed{}, err
 	}
@@ -244,8 +264,16 @@ func (s *Server) explainManaged(ctx context.Context, in *IDInput) (*bodyOf[Expla
 	return &bodyOf[Explanation]{out}, nil
 }
 
+// act does something with a managed certificate that the caller may touch.
+func (s *Server) act(ctx context.Context, ref string, do func(ctx context.Context, ref, actor string) (renew.Managed, error)) (*bodyOf[Managed], error) {
+	if _, err := s.managedWithin(ctx, ref); err != nil {
+		return nil, err
+	}
+	return managedAnswer(do(ctx, ref, actorOf(ctx)))
+}
+
 func (s *Server) renewManaged(ctx context.Context, in *IDInput) (*bodyOf[Managed], error) {
-	return managedAnswer(s.cfg.Renew.RenewNow(ctx, in.ID, actorOf(ctx)))
+	return s.act(ctx, in.ID, s.cfg.Renew.RenewNow)
 }
 
 // ManyRenewed says what a bulk renewal did, or would do.
@@ -264,6 +292,9 @@ type renewManyInput struct {
 }
 
 func (s *Server) renewMany(ctx context.Context, in *renewManyInput) (*bodyOf[ManyRenewed], error) {
+	if scope, is := limited(ctx); is && !scope.Covers(in.Body.Owner, "", "") {
+		return nil, fault.New(fault.Forbidden, "your sign-in is limited to a part of the estate: name an owner that belongs to it")
+	}
 	sel := renew.Selection{Issuer: in.Body.Issuer, Owner: in.Body.Owner}
 	ends, err := parsePeriod(in.Body.Ends)
 	if err != nil {
@@ -281,9 +312,9 @@ func (s *Server) renewMany(ctx context.Context, in *renewManyInput) (*bodyOf[Man
 }
 
 func (s *Server) pauseManaged(ctx context.Context, in *IDInput) (*bodyOf[Managed], error) {
-	return managedAnswer(s.cfg.Renew.Pause(ctx, in.ID, actorOf(ctx)))
+	return s.act(ctx, in.ID, s.cfg.Renew.Pause)
 }
 
 func (s *Server) resumeManaged(ctx context.Context, in *IDInput) (*bodyOf[Managed], error) {
-	return managedAnswer(s.cfg.Renew.Resume(ctx, in.ID, actorOf(ctx)))
+	return s.act(ctx, in.ID, s.cfg.Renew.Resume)
 }

@@ -269,7 +269,7 @@ func (p *Provider) identify(ctx context.Context, a attempt, code string) (token.
 	}
 	tokens, err := client.Exchange(ctx, code, oauth2.VerifierOption(a.Verifier))
 	if err != nil {
-		return token.Who{}, refused(err)
+		return token.Who{}, refused(exchangeError(err))
 	}
 	raw, _ := tokens.Extra("id_token").(string)
 	id, err := found.Verifier(&oidc.Config{ClientID: p.cfg.ClientID}).Verify(ctx, raw)
@@ -285,10 +285,26 @@ func (p *Provider) identify(ctx context.Context, a attempt, code string) (token.
 	}
 	if _, ok := claims[p.cfg.Claim]; !ok {
 		if err := p.more(ctx, found, tokens, id.Subject, claims); err != nil {
-			return token.Who{}, refused(err)
+			// The answer may repeat the token that the question held.
+			return token.Who{}, refused(errors.New(strings.ReplaceAll(err.Error(), tokens.AccessToken, "[hidden]")))
 		}
 	}
 	return p.grant(id.Subject, claims)
+}
+
+// exchangeError takes the provider's answer out of the refusal of a code: it is
+// logged, and some answers repeat the request with the client's secret. The
+// error code is one of RFC 6749 section 5.2.
+func exchangeError(err error) error {
+	var r *oauth2.RetrieveError
+	if !errors.As(err, &r) || r.Response == nil {
+		return err
+	}
+	switch r.ErrorCode {
+	case "invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope":
+		return fmt.Errorf("exchange code: %s: %s", r.Response.Status, r.ErrorCode)
+	}
+	return fmt.Errorf("exchange code: %s", r.Response.Status)
 }
 
 // more adds the claims of the user info endpoint, for providers that keep the

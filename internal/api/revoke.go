@@ -71,7 +71,11 @@ func (s *Server) revokeCertificate(ctx context.Context, in *revokeInput) (*bodyO
 	if err := s.mayTouch(ctx, in.ID); err != nil {
 		return nil, err
 	}
-	c, err := s.cfg.CA.Revoke(ctx, ca.Revocation{CertificateID: in.ID, Reason: reason, Actor: actorOf(ctx), BlockKey: in.Body.BlockKey})
+	id, err := s.issuedID(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.cfg.CA.Revoke(ctx, ca.Revocation{CertificateID: id, Reason: reason, Actor: actorOf(ctx), BlockKey: in.Body.BlockKey})
 	if err != nil {
 		return nil, err
 	}
@@ -80,16 +84,29 @@ func (s *Server) revokeCertificate(ctx context.Context, in *revokeInput) (*bodyO
 	return &bodyOf[Certificate]{viewCertificate(c, now())}, nil
 }
 
-// mayTouch holds a certificate that was issued here against the caller's scope.
-func (s *Server) mayTouch(ctx context.Context, id string) error {
-	if scope := callerOf(ctx).scope; scope.Whole() {
-		return nil
+// issuedID returns the id that the books of the CA have for a certificate: the
+// inventory has another one when the renewal engine told it of the certificate
+// before the journal did.
+func (s *Server) issuedID(ctx context.Context, ref string) (string, error) {
+	_, err := ca.Get(ctx, s.cfg.DB.Read(), ref)
+	if !fault.Is(err, fault.NotFound) {
+		return ref, err
 	}
-	c, err := ca.Get(ctx, s.cfg.DB.Read(), id)
+	known, inventoryErr := s.cfg.Inventory.Get(ctx, ref)
+	if fault.Is(inventoryErr, fault.NotFound) || fault.Is(inventoryErr, fault.Invalid) {
+		return "", err
+	}
+	if inventoryErr != nil {
+		return "", inventoryErr
+	}
+	c, err := s.issuedRow(ctx, &known.Certificate)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return within(ctx, "", c.CA, c.Profile)
+	if c == nil {
+		return "", fault.New(fault.NotFound, "certificate %.80q was not issued by an authority of this installation: ask its own CA to revoke it", ref)
+	}
+	return c.ID, nil
 }
 
 // revoked tells the rest of the process about new revocations.

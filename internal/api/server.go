@@ -234,12 +234,16 @@ func (s *Server) guard(rt route) http.HandlerFunc {
 		r = r.WithContext(withCaller(r.Context(), who))
 		handle := func(w http.ResponseWriter) { rt.handle(newContext(rt.op, r, w)) }
 		switch m := s.feeds[rt.access.feed]; {
-		case m != nil:
-			s.conditional(w, r, m, handle)
+		case m != nil && who.scope.Whole(): // what others may see is nothing to remember for a part
+			s.conditional(w, r, m, rt.access.lag, handle)
 		case r.Method == http.MethodGet:
+			w.Header().Set("Cache-Control", "no-store")
 			handle(w)
 		default:
-			defer s.resetFeeds()
+			if !rt.access.quiet {
+				w = &settling{w, s.resetFeeds}
+				defer s.resetFeeds()
+			}
 			s.change(w, r, rt, handle)
 		}
 	}

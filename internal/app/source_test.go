@@ -36,13 +36,13 @@ func TestSourcesFollowTheConfiguration(t *testing.T) {
 	var known []api.Known
 	eventually(t, "the sources are listed", 30*time.Second, func() bool {
 		var err error
-		if known, _, err = client.List[api.Known](ctx, in.api, "/inventory", map[string][]string{"q": {"source:cloud"}}, 0); err != nil {
+		if known, _, err = client.List[api.Known](ctx, in.api, "/certs", map[string][]string{"q": {"source:cloud"}}, 0); err != nil {
 			t.Fatal(err)
 		}
 		return len(known) == 3
 	})
 	for query, n := range map[string]int{"tag:account=hq": 2, "owner:pay": 1, "team:core": 1, "env:prod": 1, "tag:provider=vault": 2} {
-		found, _, err := client.List[api.Known](ctx, in.api, "/inventory", map[string][]string{"q": {query}}, 0)
+		found, _, err := client.List[api.Known](ctx, in.api, "/certs", map[string][]string{"q": {query}}, 0)
 		if err != nil || len(found) != n {
 			t.Errorf("%s: %d of %d, %v", query, len(found), n, err)
 		}

@@ -27,34 +27,49 @@ type RenewConfig struct {
 	Dir       string        // for keys and SQLite; "": a temporary directory
 	Scheduled int           // certificates that wait, while their windows are asked for
 	For       time.Duration // how long that is measured
-	Due       int           // certificates that are due at once
+	Due       int           // certificates that are due at once; at least 1
 	Workers   int           // cap of the CA
 }
 
 // RenewReport is what a benchmark of the renewal engine found. CPU is of this
 // process, which with SQLite holds the database, too.
 type RenewReport struct {
-	Engine     string  `json:"engine"`
-	Scheduled  int     `json:"scheduled,omitempty"`
-	SeededIn   float64 `json:"seeded_in_s,omitempty"`
-	CaughtUpIn float64 `json:"caught_up_in_s,omitempty"` // with what fell due while it was seeded
-	Claims     int     `json:"claims,omitempty"`
-	LateP50    float64 `json:"due_to_claimed_p50_ms,omitempty"` // of the oldest row of each claim
-	LateP99    float64 `json:"due_to_claimed_p99_ms,omitempty"`
-	Core       float64 `json:"cpu_share_of_one_core,omitempty"` // while certificates wait and are asked for
-	Due        int     `json:"due,omitempty"`
-	DrainedIn  float64 `json:"drained_in_s,omitempty"`
-	PerSecond  float64 `json:"drained_per_s,omitempty"`
-	CPU        float64 `json:"cpu_ms_per_renewal,omitempty"`
-	Machine    Machine `json:"machine"`
+	Engine     string
+	Scheduled  int
+	SeededIn   float64 // seconds
+	CaughtUpIn float64 // seconds, with what fell due while it was seeded
+	Claims     int
+	LateP50    float64 // ms from due to claimed, of the oldest row of each claim
+	LateP99    float64
+	Core       float64 // share of one core while certificates wait and are asked for
+	Due        int
+	DrainedIn  float64 // seconds
+	PerSecond  float64
+	CPU        float64 // ms per renewal
+}
+
+// Figures are what was found of those that wait.
+func (r *RenewReport) Figures() []Figure {
+	if r.Scheduled == 0 {
+		return nil
+	}
+	return []Figure{{"scheduled", float64(r.Scheduled), ""}, {"seeded in", r.SeededIn, "s"}, {"caught up in", r.CaughtUpIn, "s"}, {"claims", float64(r.Claims), ""},
+		{"due to claimed p50", r.LateP50, "ms"}, {"due to claimed p99", r.LateP99, "ms"}, {"CPU while waiting", round4(r.Core * 100), "% of one core"}}
+}
+
+// Point is what was found of those that were due at once, an operation each.
+func (r *RenewReport) Point() Point {
+	cpu := spread([]float64{r.CPU})
+	return Point{Clients: 1, Variant: fmt.Sprintf("%d due at once", r.Due), PerSecond: spread([]float64{r.PerSecond}), ServerCPU: &cpu,
+		Latency: Latency{Count: int64(r.Due)}, Rounds: []Round{{Seconds: r.DrainedIn, Operations: int64(r.Due), PerSecond: r.PerSecond}}}
 }
 
 // Renew measures the renewal engine against a CA of ours, in this process: how
 // late what is due is claimed while many certificates wait, what the waiting
 // costs, and how fast many that are due at once are renewed with every check
 // on.
-func Renew(ctx context.Context, cfg RenewConfig, machine Machine) (r RenewReport, err error) {
-	r = RenewReport{Scheduled: cfg.Scheduled, Due: cfg.Due, Machine: machine}
+func Renew(ctx context.Context, cfg RenewConfig) (r RenewReport, err error) {
+	r = RenewReport{Scheduled: cfg.Scheduled, Due: cfg.Due}
 	if cfg.Dir == "" {
 		if cfg.Dir, err = os.MkdirTemp("", "chancery-bench-"); err != nil {
 			return r, fmt.Errorf("make directory: %w", err)
@@ -72,10 +87,7 @@ func Renew(ctx context.Context, cfg RenewConfig, machine Machine) (r RenewReport
 			return r, err
 		}
 	}
-	if cfg.Due > 0 {
-		err = b.drain(ctx, &r)
-	}
-	return r, err
+	return r, b.drain(ctx, &r)
 }
 
 // renewBench is an installation of its own.

@@ -13,32 +13,52 @@ import (
 	"chancery/internal/scan/verdict"
 )
 
-// ScanRun is one measured scan of a fleet, as a JSON line.
+// ScanRun is one measured scan of a fleet.
 type ScanRun struct {
-	Bench      string  `json:"bench"` // "scan"
-	Label      string  `json:"label,omitempty"`
-	Machine    Machine `json:"machine"`
-	Endpoints  int     `json:"endpoints"`
-	Live       bool    `json:"live"`
-	Probe      string  `json:"probe"`
-	Revocation bool    `json:"revocation"`
-	Wall       float64 `json:"wall_s"`
-	CPU        float64 `json:"cpu_s"`             // user and system of the scanner, start and output included
-	PerTarget  float64 `json:"cpu_ms_verified"`   // of endpoints that showed a certificate
-	Memory     float64 `json:"memory_mb"`         // most resident
-	FleetCPU   float64 `json:"fleet_cpu_s"`       // that of the other side, on the same machine
-	Verified   int     `json:"verified"`          // endpoints that showed a certificate
-	Wrong      int     `json:"wrong"`             // another answer than the truth
-	Missing    int     `json:"missing"`           // endpoints without an answer
-	Examples   []Wrong `json:"examples,omitzero"` // of wrong and missing, a few
+	Label      string
+	Machine    Machine
+	Endpoints  int
+	Live       bool
+	Probe      string
+	Revocation bool
+	Wall       float64 // seconds
+	CPU        float64 // seconds, user and system of the scanner, start and output included
+	PerTarget  float64 // milliseconds of CPU, of endpoints that showed a certificate
+	Memory     float64 // most resident, in MB
+	FleetCPU   float64 // seconds, of the other side, on the same machine
+	Verified   int     // endpoints that showed a certificate
+	Wrong      int     // another answer than the truth
+	Missing    int     // endpoints without an answer
+	Examples   []Wrong // of wrong and missing, a few
 }
 
 // Wrong is an answer that is not the truth.
 type Wrong struct {
-	Target string `json:"target"`
-	Kind   string `json:"kind"`
-	Want   string `json:"want"`
-	Got    string `json:"got"` // "" = none
+	Target, Kind, Want string
+	Got                string // "" = none
+}
+
+// Result is the scan as a result: an operation is an endpoint that showed a
+// certificate, and the scanner is the server.
+func (r *ScanRun) Result(id string) Run {
+	p := Point{Clients: 1, Variant: fmt.Sprintf("%d endpoints, %s", r.Endpoints, r.Probe), PerSecond: spread([]float64{float64(r.Verified) / max(r.Wall, 1e-9)}),
+		ServerCPU: &Spread{}, PeakRSS: int64(r.Memory * 1e6), Rounds: []Round{{Seconds: round4(r.Wall), Operations: int64(r.Verified), Failed: int64(r.Wrong + r.Missing)}}}
+	*p.ServerCPU = spread([]float64{r.PerTarget})
+	p.Latency.Count = int64(r.Verified)
+	for class, n := range map[string]int{"wrong": r.Wrong, "missing": r.Missing} {
+		if n > 0 {
+			if p.Errors == nil {
+				p.Errors = map[string]int64{}
+			}
+			p.Errors[class] = int64(n)
+		}
+	}
+	for _, w := range r.Examples {
+		p.Examples = append(p.Examples, fmt.Sprintf("%s (%s): %q, want %q", w.Target, w.Kind, w.Got, w.Want))
+	}
+	return Run{Format: Format, ID: id, Bench: "scan", Label: r.Label, Unit: "endpoints", Machine: r.Machine, Points: []Point{p},
+		Settings: map[string]string{"live": fmt.Sprint(r.Live), "revocation": fmt.Sprint(r.Revocation)},
+		Figures:  []Figure{{"wall", round4(r.Wall), "s"}, {"scanner CPU", round4(r.CPU), "s"}, {"fleet CPU", round4(r.FleetCPU), "s"}}}
 }
 
 // maxWrong is how many examples are kept.

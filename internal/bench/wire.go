@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ type Transport struct {
 	TLS       *tls.Config   // of https; nil: the system's roots
 	Timeout   time.Duration // of one request, connecting included
 	UserAgent string
+	ALPN      []string // offered beside HTTP/1.1
 }
 
 // reply is what a request brought. The body belongs to the caller until the
@@ -129,7 +131,7 @@ func (c *caller) newOrigin(key string) (*origin, error) {
 		if c.t.TLS != nil {
 			o.tls = c.t.TLS.Clone()
 		}
-		o.tls.ServerName, o.tls.NextProtos = u.Hostname(), []string{"http/1.1"}
+		o.tls.ServerName, o.tls.NextProtos = u.Hostname(), append(slices.Clone(c.t.ALPN), "http/1.1")
 		if port == "" {
 			port = "443"
 		}

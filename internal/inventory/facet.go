@@ -197,7 +197,7 @@ func (c conditions) but(d Dimension) *conditions {
 	case ByStatus:
 		c.statuses = nil
 	case ByOwner:
-		c.owners = nil
+		c.owners = c.within
 	case ByTeam:
 		c.teams = nil
 	case ByEnvironment:

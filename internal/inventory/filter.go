@@ -40,6 +40,11 @@ type Filter struct {
 	SPKI         string   // of its key: SHA-256, hexadecimal
 	ID           string
 	Words        []string // free text in the names or the common name, all of them
+
+	// Within, if not nil, are the only owners that whoever asks may know of.
+	// No part of the answer depends on certificates of others. It is not part
+	// of the text of a filter.
+	Within []string
 }
 
 // Host is a condition on names.

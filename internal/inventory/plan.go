@@ -264,6 +264,7 @@ type conditions struct {
 	name, endpoint                              Host
 	port                                        int
 	ids                                         []string // nil = no condition
+	within                                      []string // Filter.Within: also holds where the condition on owners is left aside
 	never                                       bool     // nothing can match
 	visible                                     bool     // statuses are all but retired
 }
@@ -276,6 +277,7 @@ func (s *Store) prepare(ctx context.Context, f *Filter) (*conditions, error) {
 	for _, st := range f.statuses() {
 		c.statuses = append(c.statuses, string(st))
 	}
+	c.confine(f.Within)
 	c.visible = len(c.statuses) == len(Statuses)-1 && !slices.Contains(c.statuses, string(Retired))
 	if len(c.statuses) == len(Statuses) {
 		c.statuses = nil
@@ -295,6 +297,20 @@ func (s *Store) prepare(ctx context.Context, f *Filter) (*conditions, error) {
 		return nil, err
 	}
 	return c, s.resolveIDs(ctx, c, f)
+}
+
+// confine narrows c to owners that whoever asks may know of.
+func (c *conditions) confine(within []string) {
+	if within == nil {
+		return
+	}
+	c.within = within
+	if c.owners == nil {
+		c.owners = within
+	} else {
+		c.owners = slices.DeleteFunc(c.owners, func(o string) bool { return !slices.Contains(within, o) })
+	}
+	c.never = c.never || len(c.owners) == 0
 }
 
 // unset turns the word none into the empty text that the table has.

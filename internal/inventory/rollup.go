@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"chancery/internal/db"
+	"chancery/internal/fault"
 )
 
 // dayMillis is one UTC day.
@@ -148,6 +149,23 @@ var (
 	qClearCells = db.SQL("inventory.delete_cells", `DELETE FROM inventory_rollup`, db.Scan("rebuilds the table"))
 	qRecount    = recountStatements()
 )
+
+// maxOwners bounds Owners.
+const maxOwners = 10_000
+
+var qOwners = db.SQL("inventory.list_owners", `SELECT owner FROM inventory_rollup WHERE grain = 'owner' GROUP BY owner ORDER BY owner LIMIT $1`)
+
+// Owners returns every owner that has, or had, certificates, in order.
+func (s *Store) Owners(ctx context.Context) ([]string, error) {
+	owners, err := db.List(ctx, s.db.Read(), qOwners, (*db.Row).Text, maxOwners+1)
+	if err != nil {
+		return nil, fmt.Errorf("list owners: %w", err)
+	}
+	if len(owners) > maxOwners {
+		return nil, fault.New(fault.TooLarge, "there are more than %d owners, which a limited sign-in cannot be held against", maxOwners)
+	}
+	return owners, nil
+}
 
 // flush queues the changes of l.
 func (l ledger) flush(tx *db.Tx) {

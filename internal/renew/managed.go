@@ -247,6 +247,7 @@ var (
 	qManagedOf     = db.SQL("renew.get_managed_of", `SELECT `+managedColumns+` FROM managed m WHERE m.certificate_id = $1 LIMIT 1`)
 	qManagedList   = db.SQL("renew.list_managed", `SELECT `+managedColumns+` FROM managed m WHERE m.id > $1 AND m.drill_id IS NULL ORDER BY m.id LIMIT $2`)
 	qManagedBy     = db.SQL("renew.list_managed_by_issuer", `SELECT `+managedColumns+` FROM managed m WHERE m.issuer = $1 AND m.id > $2 AND m.drill_id IS NULL ORDER BY m.id LIMIT $3`)
+	qManagedOwned  = db.SQL("renew.list_managed_by_owner", `SELECT `+managedColumns+` FROM managed m WHERE m.owner = $1 AND m.id > $2 AND m.drill_id IS NULL ORDER BY m.id LIMIT $3`)
 	qTroubled      = db.SQL("renew.list_troubled", `SELECT `+managedColumns+` FROM managed m WHERE m.error_class <> '' AND m.id > $1 AND m.drill_id IS NULL ORDER BY m.id LIMIT $2`)
 
 	putManaged = db.BulkInsert("renew.insert_managed", "managed", false, "id", "name", "names", "owner", "issuer", "fallbacks", "key_type", "key_policy",
@@ -293,7 +294,8 @@ func Get(ctx context.Context, q db.Q, ref string) (Managed, error) {
 // ListQuery asks for a page of managed certificates, in the order of their ids.
 type ListQuery struct {
 	Issuer  string // "" = of any
-	Trouble bool   // only those whose last try failed; not together with Issuer
+	Owner   string // "" = of any
+	Trouble bool   // only those whose last try failed; at most one of the three
 	After   string // id before the page
 	Limit   int
 }
@@ -305,6 +307,8 @@ func List(ctx context.Context, q db.Q, lq ListQuery) ([]Managed, error) {
 	switch {
 	case lq.Trouble:
 		ms, err = db.List(ctx, q, qTroubled, scanManaged, lq.After, lq.Limit)
+	case lq.Owner != "":
+		ms, err = db.List(ctx, q, qManagedOwned, scanManaged, lq.Owner, lq.After, lq.Limit)
 	case lq.Issuer != "":
 		ms, err = db.List(ctx, q, qManagedBy, scanManaged, lq.Issuer, lq.After, lq.Limit)
 	default:

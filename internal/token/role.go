@@ -67,10 +67,9 @@ func Needing(need Permission) (roles []Role) {
 	return roles
 }
 
-// Scope narrows what a role may change to a part of the estate; reading is not
-// narrowed. Each list holds names or
-// patterns with "*" (path.Match without "/"); an empty list is no restriction,
-// and the zero Scope restricts nothing.
+// Scope narrows what a role may see and change to a part of the estate. Each
+// list holds names or patterns with "*" (path.Match without "/"); an empty list
+// is no restriction, and the zero Scope restricts nothing.
 type Scope struct {
 	Owners   []string `json:"owners,omitempty"`   // of certificates; certificates without an owner are outside any owner scope
 	CAs      []string `json:"cas,omitempty"`      // names of authorities as in the ACME path

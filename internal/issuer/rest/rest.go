@@ -302,7 +302,7 @@ func (c *Client) once(ctx context.Context, method, path, typ string, body []byte
 		return nil, fmt.Errorf("%s %s: the reply is longer than %d bytes", method, bare(path), limit)
 	}
 	if res.StatusCode/100 != 2 {
-		return nil, c.refused(method, path, res, text)
+		return nil, c.refused(method, path, res, text, sentSecrets(req, body))
 	}
 	return &Reply{res.StatusCode, res.Header, text}, nil
 }
@@ -316,12 +316,15 @@ func hideQuery(err error, method, path string) error {
 	return fmt.Errorf("%s %s: %w", method, bare(path), err)
 }
 
-func (c *Client) refused(method, path string, res *http.Response, text []byte) error {
+// refused is the error of a reply. It is stored and shown, so what was sent in
+// confidence is taken out of it: some APIs repeat the request.
+func (c *Client) refused(method, path string, res *http.Response, text []byte, secrets []string) error {
 	message := c.Message
 	if message == nil {
 		message = Message
 	}
-	return &Error{Method: method, Path: bare(path), Status: res.StatusCode, Message: Tidy(message(text)),
+	text = []byte(conceal(string(text), secrets))
+	return &Error{Method: method, Path: bare(path), Status: res.StatusCode, Message: Tidy(conceal(message(text), secrets)),
 		RetryAfter: RetryAfter(res.Header, time.Now()), Body: text[:min(len(text), 16<<10)]}
 }
 
