@@ -36,7 +36,9 @@ func TestPolicyInForce(t *testing.T) {
 			return err == nil && done(m)
 		})
 	}
-	refused := func(m api.Managed) bool { return strings.Contains(m.Error, "policy the-one refuses this certificate: see the wiki") }
+	refused := func(m api.Managed) bool {
+		return strings.Contains(m.Error, "policy the-one refuses this certificate: see the wiki")
+	}
 	issued := func(m api.Managed) bool { return m.Certificate != "" && m.Error == "" }
 	put("key:p256")
 	managed("a.test", refused)
