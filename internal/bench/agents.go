@@ -26,15 +26,14 @@ import (
 // question on it, asks again when it is answered, and comes back as agents do
 // when the connection is lost.
 type crowd struct {
-	addr   string // of the server
-	key    any
-	certs  [][]byte // DER, one per agent
-	body   string   // of the question
-	ramp   chan struct{}
-	parked atomic.Int64 // questions that are out
-	asked  atomic.Int64 // ever
-	lost   atomic.Int64 // connections that broke or were refused
-	done   sync.WaitGroup
+	addr  string // of the server
+	key   any
+	certs [][]byte // DER, one per agent
+	body  string   // of the question
+	ramp  chan struct{}
+	asked atomic.Int64 // ever
+	lost  atomic.Int64 // connections that broke or were refused
+	done  sync.WaitGroup
 
 	mu   sync.Mutex
 	last error // why a connection was lost
@@ -121,9 +120,7 @@ func (c *crowd) connection(ctx context.Context, i int) (answered bool, err error
 			return answered, err
 		}
 		c.asked.Add(1)
-		c.parked.Add(1)
 		res, err := http.ReadResponse(in, nil)
-		c.parked.Add(-1)
 		if err != nil {
 			return answered, err
 		}
@@ -139,8 +136,8 @@ func (c *crowd) connection(ctx context.Context, i int) (answered bool, err error
 	}
 }
 
-// dial makes an agent's connection, some at a time and from its own address:
-// loopback has 256 ports' worth of them for each.
+// dial makes an agent's connection, some at a time, and from one of several
+// addresses of loopback: the ports of one would not do.
 func (c *crowd) dial(ctx context.Context, i int) (net.Conn, error) {
 	select {
 	case c.ramp <- struct{}{}:

@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -357,16 +356,6 @@ func (f *Found) writeCertificates(b *bytes.Buffer) {
 			fmt.Fprintf(b, "renew_before = \"%dh\"\n", int(c.RenewBefore.Hours()))
 		}
 	}
-}
-
-// Digest names what was found, so that two imports can be compared in tests and
-// by people.
-func (a *Account) Digest() string {
-	spki, err := x509.MarshalPKIXPublicKey(a.Key.Public())
-	if err != nil {
-		return ""
-	}
-	return fmt.Sprintf("%x", sha256.Sum256(spki))
 }
 
 // errNoAccount is an account that lacks what makes it one.
