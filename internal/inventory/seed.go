@@ -106,7 +106,7 @@ var (
 	seedEnvs    = []string{"prod", "prod", "prod", "staging", "test", "dev"}
 	seedIssuers = []string{"Example Issuing CA 1", "Example Issuing CA 2", "R11", "E6", "WE1", "DigiCert Global G2 TLS RSA SHA256 2020 CA1", "Sectigo RSA DV", "Corp Internal CA"}
 	seedKeys    = []string{"p256", "p256", "p256", "rsa2048", "rsa2048", "p384", "rsa4096", "ed25519", "rsa1024", "ml-dsa-65"}
-	seedSources = []Source{FromCA, FromCA | FromScan, FromCA | FromScan, FromScan, FromScan | FromCT, FromImport, FromCloud, FromAgent | FromScan}
+	seedSources = []Source{FromCA, FromCA | FromScan, FromCA | FromScan, FromScan, FromImport | FromCT, FromImport, FromCloud, FromAgent | FromScan}
 )
 
 // seedOwners is the number of owners.
@@ -238,6 +238,9 @@ func (e *estate) one(h heir, counts ledger) {
 	m := member{id: h.id, notBefore: h.notAfter - lifetime*dayMillis, notAfter: h.notAfter, dims: dims{day: h.notAfter / dayMillis, issuer: sum64(issuer),
 		key: h.key, owner: ownerName(h.owner), team: fmt.Sprintf("team-%02d", h.owner%23), environment: seedEnvs[e.rnd.IntN(len(seedEnvs))],
 		source: seedSources[e.rnd.IntN(len(seedSources))]}}
+	if e.rnd.IntN(2000) == 0 {
+		m.source = FromScan | FromCT // nobody here asked for it: what alerts are for
+	}
 	if m.source&FromCA != 0 {
 		m.managed = 1
 	}
