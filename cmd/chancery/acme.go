@@ -11,7 +11,7 @@ import (
 
 // newACME is `chancery acme`.
 func newACME(e env) *cobra.Command {
-	cmd := group("acme", "Look after ACME accounts, orders, delegations, binding keys and limits", "")
+	cmd := group("acme", "Look after ACME accounts, orders, binding keys, limits and more", "")
 	c := connect(e, cmd)
 	cmd.AddCommand(
 		group("accounts", "List, show and deactivate ACME accounts", "", accountsList(c), accountsShow(c), accountsDeactivate(c)),
