@@ -15,8 +15,10 @@ import (
 	"chancery/internal/loop"
 )
 
-// patience bounds every wait for something that must happen.
-const patience = 30 * time.Second
+// patience bounds every wait for something that must happen: longer than the
+// AckWait of consumers that name none, for a delivery that was lost comes again
+// after that.
+const patience = 2 * time.Minute
 
 // rig is one place to run a bus in, and one test's part of it.
 type rig struct {
