@@ -20,9 +20,10 @@ RACE     ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
 # the race detector than it is worth: they run plain here, and their races are
 # looked for on PostgreSQL. The bus starts whole NATS clusters in the process,
 # whose own races are not ours to find. Renewal is raced without its simulated
-# year. One pattern per word, relative to internal/. What is packaged has no
-# goroutines, and half of Kubernetes to compile.
-NORACE   ?= e2e bench house bus inventory renew ctwatch scan/source
+# year. What app puts together is raced package by package. One pattern per word,
+# relative to internal/. What is packaged has no goroutines, and half of
+# Kubernetes to compile.
+NORACE   ?= e2e app bench house bus inventory renew ctwatch scan/source
 TIMEOUT  ?= 15m
 STORES   := pkcs11 awskms azurekms
 
