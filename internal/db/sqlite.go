@@ -41,6 +41,7 @@ type liteEngine struct {
 	path    string
 
 	queue   chan *liteWrite
+	writes  sync.Pool // writes that were answered, for their memory
 	batch   int
 	mu      sync.RWMutex // guards closed against a send on queue
 	closed  bool
@@ -159,11 +160,11 @@ func (e *liteEngine) close() error {
 
 // ---- writing ----
 
-// liteWrites are writes that were answered, for their memory.
-var liteWrites = sync.Pool{New: func() any { return &liteWrite{done: make(chan error, 1)} }}
-
 func (e *liteEngine) write(ctx context.Context, fn func(*Tx) error) (err error) {
-	w := liteWrites.Get().(*liteWrite)
+	w, _ := e.writes.Get().(*liteWrite)
+	if w == nil {
+		w = &liteWrite{done: make(chan error, 1)}
+	}
 	w.ctx, w.fn, w.err = ctx, fn, nil
 	w.taken.Store(false)
 	if err := e.enqueue(w); err != nil {
@@ -178,7 +179,7 @@ func (e *liteEngine) write(ctx context.Context, fn func(*Tx) error) (err error) 
 		err = <-w.done // running or committing: the answer must be the true one
 	}
 	w.ctx, w.fn = nil, nil
-	liteWrites.Put(w)
+	e.writes.Put(w)
 	return err
 }
 
