@@ -174,9 +174,13 @@ func TestCertbotIsReplaced(t *testing.T) {
 		t.Errorf("two renewals cost %d reloads, want one", n-2)
 	}
 	for section, name := range map[string]string{"bot-test": "bot.test", "second-test": "second.test"} {
-		if got := shownBy(t, port, name, s.roots()); fingerprint(got) != results[section].SHA256 {
-			t.Errorf("%s is served with another certificate than %s", name, results[section].SHA256)
-		}
+		// A worker of before may take a connection until it has seen the reload.
+		eventually(t, 10*time.Second, func() error {
+			if got := shownBy(t, port, name, s.roots()); fingerprint(got) != results[section].SHA256 {
+				return fmt.Errorf("%s is served with another certificate than %s", name, results[section].SHA256)
+			}
+			return nil
+		})
 	}
 	if n := s.count(qAccounts); n != 1 {
 		t.Errorf("the CA has %d accounts, want certbot's alone", n)
@@ -203,7 +207,7 @@ func nginxOf(t *testing.T, bin, dir string, port uint16, hosts map[string]string
 		fmt.Fprintf(&b, "  %s_temp_path %s/tmp;\n", kind, dir)
 	}
 	for name, at := range hosts {
-		fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d ssl; server_name %s; ssl_certificate %s/fullchain.pem; ssl_certificate_key %s/privkey.pem; return 204; }\n", port, name, at, at)
+		fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d ssl; server_name .%s; ssl_certificate %s/fullchain.pem; ssl_certificate_key %s/privkey.pem; return 204; }\n", port, name, at, at)
 	}
 	return deploytest.WriteFile(t, filepath.Join(dir, "nginx.conf"), b.String()+"}\n")
 }

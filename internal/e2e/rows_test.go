@@ -240,6 +240,7 @@ func (b *browser) transparency(*testing.T, *filled) {
 	b.until(`[...document.querySelectorAll(".list-row")].every(r => r.innerText.includes("unknown-certificate"))`)
 	b.accessible("alerts")
 	b.open("alerts?view=ct", "Alerts")
+	b.shows("pay.shop.test")
 	b.run(chromedp.Focus(chromedp.CSS(".list-body")), chromedp.KeyEvent(kb.Enter))
 	b.fill("Why it is all right", "a partner's")
 	b.accessible("a finding")
