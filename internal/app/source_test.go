@@ -42,10 +42,10 @@ func TestSourcesFollowTheConfiguration(t *testing.T) {
 		return len(known) == 3
 	})
 	for query, n := range map[string]int{"tag:account=hq": 2, "owner:pay": 1, "team:core": 1, "env:prod": 1, "tag:provider=vault": 2} {
-		found, _, err := client.List[api.Known](ctx, in.api, "/certs", map[string][]string{"q": {query}}, 0)
-		if err != nil || len(found) != n {
-			t.Errorf("%s: %d of %d, %v", query, len(found), n, err)
-		}
+		eventually(t, query, 10*time.Second, func() bool {
+			found, _, err := client.List[api.Known](ctx, in.api, "/certs", map[string][]string{"q": {query}}, 0)
+			return err == nil && len(found) == n
+		})
 	}
 	eventually(t, "their rows say so", 10*time.Second, func() bool {
 		s, err := client.Get[api.Source](ctx, in.api, "/scan/sources/main", nil)
@@ -54,7 +54,12 @@ func TestSourcesFollowTheConfiguration(t *testing.T) {
 	if s, err := client.Get[api.Source](ctx, in.api, "/scan/sources/off", nil); err != nil || s.State != "waiting" || s.Enabled || !s.Configured {
 		t.Errorf("a source that is off: %+v %v", s, err)
 	}
-	items, _, err := client.List[api.SourceItem](ctx, in.api, "/scan/sources/prod/items", nil, 0)
+	var items []api.SourceItem
+	var err error
+	eventually(t, "the items of the other one", 10*time.Second, func() bool {
+		items, _, err = client.List[api.SourceItem](ctx, in.api, "/scan/sources/prod/items", nil, 0)
+		return err != nil || len(items) == 1 && items[0].Certificate != ""
+	})
 	if err != nil || len(items) != 1 || items[0].Ref != "web/shop" || items[0].Account != "prod" || items[0].Certificate == "" {
 		t.Errorf("%+v %v", items, err)
 	}
