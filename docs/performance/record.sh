@@ -38,7 +38,7 @@ start() {
 	dir=$1; shift
 	mkdir -p "$dir"
 	rm -f "$dir/ready"
-	CHANCERY_LOG_LEVEL=${LOG_LEVEL:-info} "$BIN" dev --data "$dir" --ready-file "$dir/ready" --no-limits --listen 127.0.0.1:19443 --http-listen 127.0.0.1:19080 \
+	CHANCERY_LOG_LEVEL=${LOG_LEVEL:-info} "$BIN" dev --data "$dir" --ready-file "$dir/ready" ${limits---no-limits} --listen 127.0.0.1:19443 --http-listen 127.0.0.1:19080 \
 		--debug-listen 127.0.0.1:19081 --http01-port 19002 --tlsalpn01-port 19001 --resolver 127.0.0.1:19053 "$@" >"$dir/log" 2>&1 &
 	server=$!
 	tries=0
@@ -168,6 +168,15 @@ overload() {
 		"$BIN" bench issue --ready-file "$dir/ready" --http01-listen 127.0.0.1:19002 --clients 2000 --rate $((rate * factor / 10)) --rounds 1 --warmup "$WARMUP" \
 			--duration "${SECONDS_OVER}s" --json "$OUT/overload.jsonl" --label "$factor/10 of $rate/s" || [ $? -eq 4 ]
 	done
+	stop
+}
+
+flood() {
+	fresh flood
+	limits=
+	start "$work/$n_dir"
+	unset limits
+	measure flood "200 clients of one account" --flood 200 --clients 8 --rate 50 --count 0 --duration 6s
 	stop
 }
 
@@ -369,5 +378,5 @@ database() {
 }
 
 mkdir -p "$OUT"
-[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload stored record ocsp control lists heartbeats bulk import starts renew scan
+[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload flood stored record ocsp control lists heartbeats bulk import starts renew scan
 for series in "$@"; do $series; done

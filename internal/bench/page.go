@@ -38,6 +38,7 @@ var questions = []struct{ name, title, text string }{
 	{"names", "Names per certificate", "Each name has an authorization of its own: 2 more requests, 1 validation."},
 	{"pools", "Pools", "Read connections of SQLite and write connections of PostgreSQL."},
 	{"overload", "Overload", "Operations start by the clock, at a multiple of what the closed loop reached. Failed are those that were answered 503 with Retry-After when they began; latency is that of those that were accepted, counted from the intended start."},
+	{"flood", "Next to a flood", "Others order at a fixed rate, alone and next to 200 clients of one account that order without end and heed nothing; rate limits are on."},
 	{"stored", "With many certificates stored", "The same load on an empty database and on one with a million certificates."},
 	{"record", "The record", "One long run."},
 	{"ocsp", "Status answers", "Requests for single certificates over kept connections, against answers that are signed ahead and held in memory. An operation is one request."},
