@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -162,15 +161,7 @@ func (h *httpsCert) issue(ctx context.Context, names []pki.Identifier) error {
 }
 
 func ownRequest(key crypto.Signer, names []pki.Identifier) (*pki.CSR, error) {
-	tmpl := &x509.CertificateRequest{}
-	for _, n := range names {
-		if n.Type == pki.IP {
-			tmpl.IPAddresses = append(tmpl.IPAddresses, net.ParseIP(n.Value))
-		} else {
-			tmpl.DNSNames = append(tmpl.DNSNames, n.Value)
-		}
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, tmpl, key)
+	der, err := pki.CreateRequest(key, names)
 	if err != nil {
 		return nil, err
 	}

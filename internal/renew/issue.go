@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 
@@ -178,7 +175,7 @@ func (e *Engine) prepare(ctx context.Context, m *Managed, w *issuance) error {
 		if err != nil {
 			return err
 		}
-		if w.CSR, err = request(key, m.Names); err != nil {
+		if w.CSR, err = pki.CreateRequest(key, m.Names); err != nil {
 			return fmt.Errorf("make certificate request: %w", err)
 		}
 		if der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
@@ -233,20 +230,6 @@ func (e *Engine) openKey(w *issuance) (crypto.Signer, error) {
 		return nil, fmt.Errorf("read key of issuance %s: it cannot sign", w.ID)
 	}
 	return signer, nil
-}
-
-// request makes a PKCS #10 request. There is no common name: RFC 5280 has the
-// names in subjectAltName, and no CA needs more.
-func request(key crypto.Signer, names []pki.Identifier) ([]byte, error) {
-	t := &x509.CertificateRequest{Subject: pkix.Name{}}
-	for _, n := range names {
-		if n.Type == pki.IP {
-			t.IPAddresses = append(t.IPAddresses, net.ParseIP(n.Value))
-		} else {
-			t.DNSNames = append(t.DNSNames, n.Value)
-		}
-	}
-	return x509.CreateCertificateRequest(rand.Reader, t, key)
 }
 
 // obtain asks the issuer. On return w has a chain, or the lease is released

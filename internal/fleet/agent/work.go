@@ -3,14 +3,12 @@ package agent
 import (
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json/v2"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,6 +18,7 @@ import (
 
 	"chancery/internal/deploy"
 	"chancery/internal/fleet"
+	"chancery/internal/pki"
 )
 
 // record is what the journal says about an assignment.
@@ -36,19 +35,11 @@ var idPattern = regexp.MustCompile(`^[0-9a-z]{26}$`)
 
 // request makes a certificate request.
 func request(key crypto.Signer, names []string) ([]byte, error) {
-	t := &x509.CertificateRequest{}
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			t.IPAddresses = append(t.IPAddresses, ip)
-		} else {
-			t.DNSNames = append(t.DNSNames, n)
-		}
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, t, key)
+	ids, err := pki.ParseNames(names)
 	if err != nil {
-		return nil, fmt.Errorf("make certificate request: %w", err)
+		return nil, err
 	}
-	return der, nil
+	return pki.CreateRequest(key, ids)
 }
 
 // nextRequest returns a request for the next key of an assignment, which is

@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -248,7 +247,7 @@ func (r *Runner) begin(it *item, iss *Issuer) error {
 		return err
 	}
 	w := &work{ID: newID(), Issuer: iss.Name, Wish: it.c.wish()}
-	if w.CSR, err = request(key, it.c.Names); err != nil {
+	if w.CSR, err = pki.CreateRequest(key, it.c.Names); err != nil {
 		return err
 	}
 	if w.Key, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
@@ -285,24 +284,6 @@ func (it *item) key() (crypto.Signer, error) {
 		}
 	}
 	return keys.Generate(it.c.KeyType)
-}
-
-// request makes a certificate request. There is no common name: RFC 5280 has
-// the names in subjectAltName.
-func request(key crypto.Signer, names []pki.Identifier) ([]byte, error) {
-	t := &x509.CertificateRequest{}
-	for _, n := range names {
-		if n.Type == pki.IP {
-			t.IPAddresses = append(t.IPAddresses, net.ParseIP(n.Value))
-		} else {
-			t.DNSNames = append(t.DNSNames, n.Value)
-		}
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, t, key)
-	if err != nil {
-		return nil, fmt.Errorf("make certificate request: %w", err)
-	}
-	return der, nil
 }
 
 // errNothing is the answer of an issuer that breaks its contract.

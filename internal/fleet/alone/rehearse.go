@@ -9,6 +9,7 @@ import (
 	"chancery/internal/deploy"
 	"chancery/internal/issuer"
 	"chancery/internal/keys"
+	"chancery/internal/pki"
 )
 
 // Rehearsal is what a dry run says about a certificate.
@@ -111,7 +112,7 @@ func (r *Runner) trial(ctx context.Context, it *item, st *Issuer) error {
 		return err
 	}
 	w := &work{ID: newID(), Issuer: st.Name}
-	if w.CSR, err = request(key, it.c.Names); err != nil {
+	if w.CSR, err = pki.CreateRequest(key, it.c.Names); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, onceWait)
