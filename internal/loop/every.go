@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"chancery/internal/obs"
 )
 
@@ -21,6 +23,29 @@ type Count struct {
 
 	// More says that the batch was full: the next tick follows at once.
 	More bool
+}
+
+// Each works on what a tick claimed, at most atOnce at a time, and counts it.
+// What fails does not stop the rest; the error joins all failures.
+func Each[T any](claimed []T, atOnce int, do func(*T) error) (Count, error) {
+	failed := make([]error, len(claimed))
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i := range claimed {
+		g.Go(func() error {
+			failed[i] = do(&claimed[i])
+			return nil
+		})
+	}
+	_ = g.Wait() // each has its own
+	n := Count{Claimed: len(claimed)}
+	for _, err := range failed {
+		if err != nil {
+			n.Failed++
+		}
+	}
+	n.Done = n.Claimed - n.Failed
+	return n, errors.Join(failed...)
 }
 
 // Tick does one bounded batch. It must honour ctx, and it must be safe to be

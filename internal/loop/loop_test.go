@@ -444,3 +444,33 @@ func TestBreakerCountsAPanic(t *testing.T) {
 		t.Error(b.State())
 	}
 }
+
+// TestEach: what fails does not stop the rest, and no more run at once than may.
+func TestEach(t *testing.T) {
+	const atOnce = 3
+	var now, most, calls atomic.Int64
+	odd := errors.New("odd")
+	claimed := []int{1, 2, 3, 4, 5, 6, 7}
+	n, err := Each(claimed, atOnce, func(v *int) error {
+		for here := now.Add(1); ; {
+			if m := most.Load(); here <= m || most.CompareAndSwap(m, here) {
+				break
+			}
+		}
+		defer now.Add(-1)
+		calls.Add(1)
+		if *v%2 == 1 {
+			return fmt.Errorf("%d: %w", *v, odd)
+		}
+		return nil
+	})
+	if n != (Count{Claimed: 7, Done: 3, Failed: 4}) || calls.Load() != 7 || most.Load() > atOnce {
+		t.Errorf("%+v, %d calls, %d at once", n, calls.Load(), most.Load())
+	}
+	if !errors.Is(err, odd) || !strings.Contains(err.Error(), "7: odd") {
+		t.Errorf("error %v", err)
+	}
+	if n, err := Each(claimed[:0], atOnce, func(*int) error { return odd }); n != (Count{}) || err != nil {
+		t.Errorf("of nothing: %+v, %v", n, err)
+	}
+}

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"chancery/internal/acme"
 	"chancery/internal/acme/challenge"
 	"chancery/internal/acme/mailreply"
@@ -123,25 +121,8 @@ func (s *Server) SendMail(ctx context.Context, now time.Time) (loop.Count, error
 	if err != nil {
 		return loop.Count{Backlog: -1}, wrap("claim messages", err)
 	}
-	count := loop.Count{Claimed: len(due), Backlog: -1, More: len(due) == mailBatch}
-	failed := make([]error, len(due))
-	g := new(errgroup.Group)
-	g.SetLimit(mailAtOnce)
-	for i := range due {
-		g.Go(func() error {
-			failed[i] = s.sendOne(ctx, &due[i], token, now)
-			return nil
-		})
-	}
-	g.Wait() // the functions return nil
-	for _, e := range failed {
-		if e != nil {
-			count.Failed++
-			err = errors.Join(err, e)
-			continue
-		}
-		count.Done++
-	}
+	count, err := loop.Each(due, mailAtOnce, func(v *mailed) error { return s.sendOne(ctx, v, token, now) })
+	count.Backlog, count.More = -1, len(due) == mailBatch
 	return count, err
 }
 

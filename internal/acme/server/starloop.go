@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"chancery/internal/acme"
 	"chancery/internal/ca"
 	"chancery/internal/db"
@@ -55,25 +53,8 @@ func (s *Server) RenewStar(ctx context.Context, now time.Time) (loop.Count, erro
 	if err != nil {
 		return loop.Count{Backlog: -1}, wrap("claim orders that renew themselves", err)
 	}
-	count := loop.Count{Claimed: len(due), Backlog: -1, More: len(due) == starBatch}
-	failed := make([]error, len(due))
-	g := new(errgroup.Group)
-	g.SetLimit(starAtOnce)
-	for i := range due {
-		g.Go(func() error {
-			failed[i] = s.renewOne(ctx, &due[i], token, now)
-			return nil
-		})
-	}
-	g.Wait() // the functions return nil
-	for _, e := range failed {
-		if e != nil {
-			count.Failed++
-			err = errors.Join(err, e)
-			continue
-		}
-		count.Done++
-	}
+	count, err := loop.Each(due, starAtOnce, func(d *star) error { return s.renewOne(ctx, d, token, now) })
+	count.Backlog, count.More = -1, len(due) == starBatch
 	return count, err
 }
 

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"chancery/internal/audit"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -166,40 +164,24 @@ func (s *Server) issueDue(ctx context.Context) (loop.Count, error) {
 		return loop.Count{}, err
 	}
 	lease := db.NewID(now)
-	mine := make([]bool, len(ids))
+	var mine []string
 	err = s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
-		for i, id := range ids {
-			tx.Queue(qClaim, func(n int64) error { mine[i] = n == 1; return nil }, id, lease, now.Add(issueLease), now)
+		mine = mine[:0] // it may run twice
+		for _, id := range ids {
+			tx.Queue(qClaim, func(n int64) error {
+				if n == 1 {
+					mine = append(mine, id)
+				}
+				return nil
+			}, id, lease, now.Add(issueLease), now)
 		}
 		return nil
 	})
 	if err != nil {
 		return loop.Count{}, err
 	}
-	var g errgroup.Group
-	g.SetLimit(issueAtOnce)
-	failed := make([]bool, len(ids))
-	for i, id := range ids {
-		if mine[i] {
-			g.Go(func() error {
-				err := s.issueOne(ctx, id, lease)
-				failed[i] = err != nil
-				return err
-			})
-		}
-	}
-	err = g.Wait()
-	c := loop.Count{More: len(ids) == issueBatch}
-	for i := range ids {
-		if mine[i] {
-			c.Claimed++
-			if failed[i] {
-				c.Failed++
-			} else {
-				c.Done++
-			}
-		}
-	}
+	c, err := loop.Each(mine, issueAtOnce, func(id *string) error { return s.issueOne(ctx, *id, lease) })
+	c.More = len(ids) == issueBatch
 	return c, err
 }
 
