@@ -4,6 +4,7 @@ package post
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -85,4 +86,25 @@ func SecretURL(key, path string) (string, error) {
 		}
 	}
 	return text, err
+}
+
+// Webhook returns a channel that posts what payload makes of a message to the
+// URL in a file. The file, which key of the configuration names, is read for
+// each message, so that it may be replaced.
+func Webhook(key, path string, payload func(*alert.Message) any) (alert.Send, error) {
+	if path == "" {
+		return nil, fmt.Errorf("%s: must be set", key)
+	}
+	client := Client()
+	return func(ctx context.Context, m *alert.Message) error {
+		to, err := SecretURL(key, path)
+		if err != nil {
+			return err
+		}
+		body, err := json.Marshal(payload(m))
+		if err != nil {
+			return alert.Permanent(fmt.Errorf("encode message: %w", err))
+		}
+		return JSON(ctx, client, to, body, nil)
+	}, nil
 }

@@ -5,10 +5,6 @@
 package slack
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"strings"
 
 	"chancery/internal/alert"
@@ -42,22 +38,7 @@ const maxBlock = 2900
 var escape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
 func open(_ alert.Env, config any) (alert.Send, error) {
-	c := config.(*Config)
-	if c.URLFile == "" {
-		return nil, errors.New("url_file: must be set")
-	}
-	client := post.Client()
-	return func(ctx context.Context, m *alert.Message) error {
-		to, err := post.SecretURL("url_file", c.URLFile)
-		if err != nil {
-			return err
-		}
-		body, err := json.Marshal(payload(m))
-		if err != nil {
-			return alert.Permanent(fmt.Errorf("encode message: %w", err))
-		}
-		return post.JSON(ctx, client, to, body, nil)
-	}, nil
+	return post.Webhook("url_file", config.(*Config).URLFile, payload)
 }
 
 func payload(m *alert.Message) any {

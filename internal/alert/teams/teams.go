@@ -7,11 +7,6 @@
 package teams
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-
 	"chancery/internal/alert"
 	"chancery/internal/alert/post"
 )
@@ -34,22 +29,7 @@ var Kind = alert.Kind{
 var colors = map[alert.Severity]string{alert.Info: "accent", alert.Warning: "warning", alert.Critical: "attention"}
 
 func open(_ alert.Env, config any) (alert.Send, error) {
-	c := config.(*Config)
-	if c.URLFile == "" {
-		return nil, errors.New("url_file: must be set")
-	}
-	client := post.Client()
-	return func(ctx context.Context, m *alert.Message) error {
-		to, err := post.SecretURL("url_file", c.URLFile)
-		if err != nil {
-			return err
-		}
-		body, err := json.Marshal(payload(m))
-		if err != nil {
-			return alert.Permanent(fmt.Errorf("encode message: %w", err))
-		}
-		return post.JSON(ctx, client, to, body, nil)
-	}, nil
+	return post.Webhook("url_file", config.(*Config).URLFile, payload)
 }
 
 // block is one block of text. TextRuns, and not TextBlocks: these read
