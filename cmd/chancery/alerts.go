@@ -194,20 +194,8 @@ func rulesSet(c *conn) *cobra.Command {
 }
 
 func rulesReset(c *conn) *cobra.Command {
-	var dry bool
-	cmd := &cobra.Command{Use: "reset NAME", Short: "Delete a rule, or have one that is shipped as it was", Args: exactArgs("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if dry {
-				return would(c.e, "reset rule %s", args[0])
-			}
-			return cl.Do(cmd.Context(), http.MethodDelete, "/alerts/rules/"+client.ID(args[0]), nil, nil, nil)
-		}}
-	dryRun(cmd, &dry)
-	return cmd
+	return deletion{at: "/alerts/rules/", would: "reset rule %s",
+		cmd: &cobra.Command{Use: "reset NAME", Short: "Delete a rule, or have one that is shipped as it was", Args: exactArgs("NAME")}}.command(c)
 }
 
 func alertsPreview(c *conn) *cobra.Command {
@@ -292,20 +280,7 @@ func silenceList(c *conn) *cobra.Command {
 }
 
 func silenceEnd(c *conn) *cobra.Command {
-	var dry bool
-	cmd := &cobra.Command{Use: "end ID", Short: "End a silence now", Args: exactArgs("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if dry {
-				return would(c.e, "end silence %s", args[0])
-			}
-			return cl.Do(cmd.Context(), http.MethodDelete, "/alerts/silences/"+client.ID(args[0]), nil, nil, nil)
-		}}
-	dryRun(cmd, &dry)
-	return cmd
+	return deletion{at: "/alerts/silences/", would: "end silence %s", cmd: &cobra.Command{Use: "end ID", Short: "End a silence now"}}.command(c)
 }
 
 func alertsDeliveries(c *conn) *cobra.Command {

@@ -109,18 +109,6 @@ func checkPolicy(cmd *cobra.Command, p *printer, cl *client.Client, query string
 }
 
 func policyDelete(c *conn) *cobra.Command {
-	var dry bool
-	cmd := &cobra.Command{Use: "delete NAME", Short: "Delete a policy", Args: exactArgs("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := c.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if dry {
-				return would(c.e, "delete the policy %s", args[0])
-			}
-			return cl.Do(cmd.Context(), http.MethodDelete, "/policies/"+client.ID(args[0]), nil, nil, nil)
-		}}
-	dryRun(cmd, &dry)
-	return cmd
+	return deletion{at: "/policies/", would: "delete the policy %s",
+		cmd: &cobra.Command{Use: "delete NAME", Short: "Delete a policy", Args: exactArgs("NAME")}}.command(c)
 }

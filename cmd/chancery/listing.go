@@ -132,24 +132,39 @@ func showCommand[T any](c *conn, cmd *cobra.Command, path string, fields func(T)
 
 // endCommand is a command that ends one thing for good.
 func endCommand(c *conn, cmd *cobra.Command, path, noun string) *cobra.Command {
+	return deletion{cmd: cmd, at: path, would: "revoke the " + noun + " %s", done: "revoked " + noun + " %s\n"}.command(c)
+}
+
+// deletion is a command that deletes what its argument names.
+type deletion struct {
+	cmd   *cobra.Command
+	at    string // path of the resources: "/tokens/"
+	would string // what --dry-run says of the argument: "end silence %s"
+	done  string // what is said when it is done; "": nothing
+}
+
+// command completes and returns the command.
+func (d deletion) command(c *conn) *cobra.Command {
 	var dry bool
-	cmd.Args = exactArgs("ID")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	if d.cmd.Args == nil {
+		d.cmd.Args = exactArgs("ID")
+	}
+	d.cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cl, err := c.client(cmd.Context())
 		if err != nil {
 			return err
 		}
 		if dry {
-			return would(c.e, "revoke the %s %s", noun, args[0])
+			return would(c.e, d.would, args[0])
 		}
-		if err := cl.Do(cmd.Context(), http.MethodDelete, path+client.ID(args[0]), nil, nil, nil); err != nil {
+		if err := cl.Do(cmd.Context(), http.MethodDelete, d.at+client.ID(args[0]), nil, nil, nil); err != nil || d.done == "" {
 			return err
 		}
-		_, err = fmt.Fprintf(c.e.stdout, "revoked %s %s\n", noun, args[0])
+		_, err = fmt.Fprintf(c.e.stdout, d.done, args[0])
 		return err
 	}
-	dryRun(cmd, &dry)
-	return cmd
+	dryRun(d.cmd, &dry)
+	return d.cmd
 }
 
 // action is a command that does something to one resource, named by its first
