@@ -274,7 +274,6 @@ func (s *Service) measure(ctx context.Context, now time.Time) error {
 var (
 	qByState = db.SQL("alert.list_by_state", `SELECT `+alertColumns+` FROM alert WHERE state = $1 AND id < $2 AND ($4::text = '' OR severity = $4::text) ORDER BY id DESC LIMIT $3`)
 	qByRule  = db.SQL("alert.list_by_rule", `SELECT `+alertColumns+` FROM alert WHERE state = $1 AND rule = $5 AND id < $2 AND ($4::text = '' OR severity = $4::text) ORDER BY id DESC LIMIT $3`)
-	qByID    = db.SQL("alert.read_alert", `SELECT `+alertColumns+` FROM alert WHERE id = $1`)
 )
 
 // Filter says which episodes are listed.
@@ -291,15 +290,6 @@ func List(ctx context.Context, q db.Q, f Filter, before string, limit int) ([]Al
 		stmt, args = qByRule, append(args, f.Rule)
 	}
 	return db.List(ctx, q, stmt, scanAlert, args...)
-}
-
-// Find returns one episode, or a notFound fault.
-func Find(ctx context.Context, q db.Q, id string) (Alert, error) {
-	a, err := db.Get(ctx, q, qByID, scanAlert, id)
-	if errors.Is(err, db.ErrNotFound) {
-		err = fault.New(fault.NotFound, "there is no alert with this id")
-	}
-	return a, err
 }
 
 // RuleRun is how far the evaluation of a rule is.

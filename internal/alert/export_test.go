@@ -14,6 +14,3 @@ func (s *Service) Takeover(token string, lease time.Duration, pause loop.Backoff
 
 // Glob is the matching of patterns.
 func Glob(pattern, text string) bool { return glob(pattern, text) }
-
-// Admit is what becomes of matches before they are stored.
-func Admit(r *Rule, found []Match) ([]Match, []string) { return admit(r, found) }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"time"
 
 	"chancery/internal/fault"
 )
@@ -198,6 +197,3 @@ func perOp(total float64, n int64) float64 {
 	}
 	return round4(total / float64(n))
 }
-
-// perOpMillis is perOp for a duration, in milliseconds.
-func perOpMillis(d time.Duration, n int64) float64 { return perOp(float64(d)/1e6, n) }

@@ -2,7 +2,6 @@ package ctwatch
 
 import (
 	"crypto/sha256"
-	"encoding/asn1"
 	"errors"
 	"time"
 
@@ -265,22 +264,4 @@ func commonOf(cert []byte) (hash [32]byte, err error) {
 		return hash, errEntry
 	}
 	return f.common()
-}
-
-// wrap makes a certificate without a signature out of a TBSCertificate, so
-// that it can be parsed.
-func wrap(tbs []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1ObjectIdentifier(asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2})
-		})
-		b.AddASN1BitString(nil)
-	})
-	der, err := b.Bytes()
-	if err != nil {
-		return nil
-	}
-	return der
 }

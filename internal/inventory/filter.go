@@ -104,13 +104,6 @@ func (r Range) millis() (lo, hi int64) {
 	return lo, hi
 }
 
-// wholeDays reports whether both bounds are midnight UTC, so that days have
-// the answer.
-func (r Range) wholeDays() bool {
-	lo, hi := r.millis()
-	return (lo == minInstant || lo%dayMillis == 0) && (hi == maxInstant || hi%dayMillis == 0)
-}
-
 const (
 	minInstant = -1 << 62
 	maxInstant = 1 << 62

@@ -25,9 +25,6 @@ const (
 var keys = []string{"owner", "team", "env", "issuer", "key", "name", "status", "source", "tag", "endpoint", "seen", "expires",
 	"managed", "ca", "serial", "fingerprint", "spki", "id"}
 
-// Keys returns the keys of the query language.
-func Keys() []string { return slices.Clone(keys) }
-
 // Parse reads the query language:
 //
 //	owner:pay expires:<14d key:rsa-2048 name:*.pay.example.com status:active

@@ -15,7 +15,6 @@ import (
 	"chancery/internal/fault"
 	"chancery/internal/inventory"
 	"chancery/internal/issuer"
-	"chancery/internal/limit"
 	"chancery/internal/obs"
 	"chancery/internal/pki"
 	"chancery/internal/renew/rule"
@@ -406,14 +405,4 @@ func (e *Engine) liveLeaf(ctx context.Context, m *Managed) (*x509.Certificate, e
 		return nil, nil
 	}
 	return x509.ParseCertificate(der)
-}
-
-// accountRate is the budget of the whole account, by which plans are made.
-func accountRate(budgets []Budget) limit.Rate {
-	for _, b := range budgets {
-		if b.Scope == limit.PerAccount {
-			return b.Rate
-		}
-	}
-	return limit.Rate{}
 }

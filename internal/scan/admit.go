@@ -272,13 +272,6 @@ func (a *admission) demand(limit int) bool {
 	return a.running >= limit
 }
 
-// inFlight returns how many jobs are under way.
-func (a *admission) inFlight() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.running + a.suspects
-}
-
 // queue is a first-in first-out list whose front takes jobs back.
 type queue struct {
 	front []*job // the last comes first

@@ -102,9 +102,6 @@ func (s *Servers) URL() string {
 	return strings.Join(urls, ",")
 }
 
-// Len is the number of nodes, running or not.
-func (s *Servers) Len() int { return len(s.nodes) }
-
 // Stop ends a node; its data stay.
 func (s *Servers) Stop(i int) {
 	if s.nodes[i] != nil {

@@ -109,9 +109,6 @@ func (s *Server) Reset() {
 	})
 }
 
-// Setting returns a setting of a source that reads the server.
-func (s *Server) Setting(name string) string { return s.settings[name].(string) }
-
 // Configure returns the section of a source that reads the server.
 func (s *Server) Configure(kind string) config.CloudSource {
 	c := config.DefaultCloudSource()
