@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"context"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"chancery/internal/obs"
+	"chancery/internal/pki"
 )
 
 // Machine says where and with what a run was made. Figures of different
@@ -18,10 +21,11 @@ type Machine struct {
 	Cores      int       `json:"cores"`
 	Memory     int64     `json:"memory,omitzero"` // bytes
 	Kernel     string    `json:"kernel"`
-	Platform   string    `json:"platform"`            // GOOS/GOARCH
-	Filesystem string    `json:"filesystem,omitzero"` // of the server's data, "" when not known
-	Load       float64   `json:"load"`                // load average over a minute, at the start
-	Build      obs.Build `json:"build"`               // of the load generator
+	Platform   string    `json:"platform"`                // GOOS/GOARCH
+	Filesystem string    `json:"filesystem,omitzero"`     // of the server's data, "" when not known
+	Load       float64   `json:"load"`                    // load average over a minute, at the start
+	Verify     float64   `json:"p256_verify_us,omitzero"` // CPU µs of one P-256 verification here: a yardstick of its cores
+	Build      obs.Build `json:"build"`                   // of the load generator
 	Date       time.Time `json:"date"`
 }
 
@@ -40,10 +44,34 @@ func Fingerprint(build obs.Build, data string, now time.Time) Machine {
 	if v, err := strconv.ParseFloat(load, 64); err == nil {
 		m.Load = v
 	}
+	m.Verify = yardstick()
 	if data != "" {
 		m.Filesystem = filesystemOf(firstFile("/proc/self/mounts"), data)
 	}
 	return m
+}
+
+// yardstick returns the microseconds of one ECDSA P-256 verification on a core
+// of this machine, the operation that an issuance spends most on: the fastest
+// of several short runs, so that others on the machine do not count. It takes
+// some 30 ms. 0 says that it could not be measured.
+func yardstick() float64 {
+	verify, err := NewSign("verify", pki.P256)
+	if err != nil {
+		return 0
+	}
+	const runs, each = 20, 20
+	best := time.Duration(math.MaxInt64)
+	for range runs {
+		start := time.Now()
+		for range each {
+			if verify.run(context.Background()) != nil {
+				return 0
+			}
+		}
+		best = min(best, time.Since(start)/each)
+	}
+	return round4(float64(best) / float64(time.Microsecond))
 }
 
 // firstFile returns the text of a small file, or "".

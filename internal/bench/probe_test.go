@@ -164,8 +164,11 @@ func TestFilesystemIsTheInnermostMount(t *testing.T) {
 
 func TestFingerprintNamesTheMachine(t *testing.T) {
 	m := Fingerprint(obs.ReadBuild("v1", "abc"), t.TempDir(), time.Now())
-	if m.Cores < 1 || m.Build.Version != "v1" || m.Date.IsZero() || m.Platform == "" {
+	if m.Cores < 1 || m.Build.Version != "v1" || m.Date.IsZero() || m.Platform == "" || m.Verify < 1 || m.Verify > 1e5 {
 		t.Errorf("%+v", m)
+	}
+	if where := m.Where(); !strings.Contains(where, "P-256 verification ") {
+		t.Errorf("%q does not say how fast a core is", where)
 	}
 }
 

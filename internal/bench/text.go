@@ -157,6 +157,9 @@ func (m *Machine) Where() string {
 	if m.Filesystem != "" {
 		parts = append(parts, m.Filesystem)
 	}
+	if m.Verify > 0 {
+		parts = append(parts, fmt.Sprintf("P-256 verification %.0f µs", m.Verify))
+	}
 	parts = append(parts, m.Build.Go, "chancery "+m.Build.Version)
 	if rev := m.Build.Revision; rev != "" {
 		parts = append(parts, "commit "+rev[:min(len(rev), 12)])
