@@ -54,6 +54,29 @@ var (
 	insertName = db.BulkInsert("catest.insert_name", "certificate_name", false, "rname", "certificate_id")
 )
 
+var (
+	ranOut  = db.SQL("catest.delete_walks", `DELETE FROM checker`)
+	walkNew = db.SQL("catest.insert_new_walk", `INSERT INTO checker (name, position, checked, started_at, due_at)
+		SELECT 'new', COALESCE(max(id), ''), 0, $1, $1 FROM certificate`)
+	walkAll = db.SQL("catest.insert_full_walk", `INSERT INTO checker (name, position, checked, started_at, due_at, finished_at) VALUES ('all', '', 0, $2, $2, $1)`)
+)
+
+// Checked lets the background checker take everything that is stored for
+// checked: it begins again a day after now. What Fill makes would be one finding
+// each, for no authority has signed it.
+func Checked(ctx context.Context, d *db.DB, now time.Time) error {
+	err := d.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(ranOut, nil)
+		tx.Queue(walkNew, nil, now)
+		tx.Queue(walkAll, nil, now, now.Add(24*time.Hour))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("fill database with certificates: %w", err)
+	}
+	return nil
+}
+
 // batch is how many certificates one transaction stores.
 const batch = 2000
 

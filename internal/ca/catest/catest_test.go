@@ -41,7 +41,8 @@ func TestFill(t *testing.T) {
 		must(t, err)
 		a, err := s.Issuing("default")
 		must(t, err)
-		ids, serials, err := catest.Fill(t.Context(), d, catest.Spec{Authority: a, URLs: s.URLs(), N: 2500, Revoked: true, Names: true, Journal: true})
+		ids, serials, err := catest.Fill(t.Context(), d, catest.Spec{Authority: a, URLs: s.URLs(), N: 2500, IssuedAt: time.Now().Add(-time.Hour),
+			Revoked: true, Names: true, Journal: true})
 		must(t, err)
 		if len(ids) != 2500 || len(serials) != 2500 {
 			t.Fatalf("%d ids, %d serials", len(ids), len(serials))
@@ -67,6 +68,10 @@ func TestFill(t *testing.T) {
 		}
 		if recs, err := audit.BySubject(t.Context(), d.Read(), "certificate:"+ids[0], "", 10); err != nil || len(recs) != 3 {
 			t.Errorf("%+v %v", recs, err)
+		}
+		must(t, catest.Checked(t.Context(), d, time.Now()))
+		if n, err := ca.NewChecker(s, ca.CheckerConfig{}).Tick(t.Context()); err != nil || n.Claimed > 0 {
+			t.Errorf("the checker looks at what was filled: %+v %v", n, err)
 		}
 	})
 }
