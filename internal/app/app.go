@@ -277,10 +277,26 @@ func (a *App) Run(ctx context.Context) error {
 	err = servers.Wait()
 	stopLoops()
 	err = errors.Join(err, background.Wait())
+	a.shareLimits(ctx)
 	if a.opts.ReadyFile != "" {
 		err = errors.Join(err, ignoreMissing(os.Remove(a.opts.ReadyFile)))
 	}
 	return err
+}
+
+// shareLimits tells what was spent of limits at the end of the process.
+func (a *App) shareLimits(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	for {
+		n, err := a.acme.ShareLimits(ctx, time.Now())
+		if err != nil {
+			a.log.WarnContext(ctx, "a restart forgives what was spent of limits lately", "error", err)
+		}
+		if err != nil || !n.More {
+			return
+		}
+	}
 }
 
 func ignoreMissing(err error) error {
@@ -401,6 +417,9 @@ func (a *App) backgroundLoops() []loop.Every {
 		woken(a.wake.limits, every("acme.limits", 10*time.Second, func(ctx context.Context) (loop.Count, error) {
 			return loop.Count{}, a.acme.ReloadOverrides(ctx, time.Now())
 		})),
+		every("acme.spent", 2*time.Second, func(ctx context.Context) (loop.Count, error) {
+			return a.acme.ShareLimits(ctx, time.Now())
+		}),
 		every("acme.expire", 10*time.Minute, func(ctx context.Context) (loop.Count, error) {
 			return a.acme.Expire(ctx, time.Now())
 		}),

@@ -33,6 +33,9 @@ func (a *App) openEdges(ctx context.Context) (err error) {
 	if err := a.openACME(registered); err != nil {
 		return err
 	}
+	if err := a.acme.LoadLimits(ctx, time.Now()); err != nil {
+		return err
+	}
 	if err := a.openRenew(registered); err != nil {
 		return err
 	}

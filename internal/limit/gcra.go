@@ -1,7 +1,9 @@
 // Package limit decides who may do how much how fast, with the generic cell
 // rate algorithm (GCRA): one timestamp per key, no counters and no windows
 // with edges to game. The rule itself is a pure function over that timestamp,
-// so it may live in memory (Limiter) or in a database row.
+// so it may live in memory (Limiter) or in a database row. A Ledger does both:
+// requests are judged in memory, and what much was spent of survives restarts and
+// is known to all replicas.
 //
 // The package knows keys and costs, not HTTP.
 package limit

@@ -228,7 +228,7 @@ func TestAllowAllIsAllOrNothing(t *testing.T) {
 			t.Fatalf("want a refusal by narrow for 1h, got %v %s", refused, retry)
 		}
 	}
-	if left := wide.Rate("ip").Left(wide.shardOf("ip").tat["ip"], t0.UnixNano()); left != 9 {
+	if left := wide.Rate("ip").Left(wide.shardOf("ip").keys["ip"].tat, t0.UnixNano()); left != 9 {
 		t.Errorf("%d units of wide are left, want 9: refusals must be refunded", left)
 	}
 	if s.Get("none") != nil || s.Scope("narrow") != PerAccount || len(s.Names()) != 2 {

@@ -16,8 +16,8 @@ const shards = 64
 const DefaultMaxKeys = 1 << 18
 
 // Limiter holds one named limit for many keys in memory. It is safe for
-// concurrent use. Each replica limits on its own: with n replicas behind a
-// balancer the effective limit is up to n times the rate.
+// concurrent use. By itself each replica limits on its own; with a Ledger they
+// count together.
 //
 // Memory is bounded: a key whose burst has refilled is forgotten, which
 // changes nothing, and when more than MaxKeys are still in debt an arbitrary
@@ -31,15 +31,34 @@ type Limiter struct {
 	mu        sync.Mutex                      // serialises writers of overrides
 
 	perShard int
+	kept     bool // by a Ledger
 	shard    [shards]shard
+}
+
+// debt is what is known of one key.
+type debt struct {
+	tat    int64 // theoretical arrival time, Unix nanoseconds
+	unsent int64 // of that, nanoseconds that the Ledger has not been told of
+	due    bool  // it is to be told
 }
 
 // shard is one lock and the keys it guards, padded against false sharing.
 type shard struct {
 	mu    sync.Mutex
-	tat   map[string]int64 // key -> theoretical arrival time, Unix nanoseconds
-	sweep int              // Allow calls until the next look for idle keys
-	_     [40]byte
+	keys  map[string]debt
+	due   []string // keys that the Ledger is to be told of
+	sweep int      // Allow calls until the next look for idle keys
+	_     [16]byte
+}
+
+// put stores what is known of a key; due says that the Ledger is to be told. The
+// caller holds mu.
+func (s *shard) put(key string, d debt, due bool) {
+	if due && !d.due {
+		d.due = true
+		s.due = append(s.due, key)
+	}
+	s.keys[key] = d
 }
 
 // New returns a limiter. maxKeys 0 means DefaultMaxKeys.
@@ -53,7 +72,7 @@ func New(name string, rate Rate, maxKeys int) (*Limiter, error) {
 	l := &Limiter{name: name, seed: maphash.MakeSeed(), perShard: max(maxKeys/shards, 1)}
 	l.rate.Store(&rate)
 	for i := range l.shard {
-		l.shard[i].tat = make(map[string]int64)
+		l.shard[i].keys = make(map[string]debt)
 	}
 	return l, nil
 }
@@ -107,7 +126,7 @@ func (l *Limiter) forget(key string) {
 	s := l.shardOf(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.tat, key)
+	delete(s.keys, key)
 }
 
 // Allow spends cost units of key at now. When refused nothing is spent, and
@@ -121,15 +140,19 @@ func (l *Limiter) Allow(key string, cost int, now time.Time) (ok bool, retry tim
 	s := l.shardOf(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	tat, known := s.tat[key]
-	next, ok, retry := rate.Take(tat, at, cost)
+	d, known := s.keys[key]
+	next, ok, retry := rate.Take(d.tat, at, cost)
 	if ok && next > at {
 		if !known {
 			s.makeRoom(l.perShard, at)
 		}
-		s.tat[key] = next
-	} else if known && tat <= at {
-		delete(s.tat, key)
+		d.tat = next
+		if l.kept && cost > 0 {
+			d.unsent += int64(rate.interval()) * int64(cost)
+		}
+		s.put(key, d, l.kept && d.unsent != 0 && rate.worthARow(next-at))
+	} else if known && d.tat <= at {
+		delete(s.keys, key)
 	}
 	return ok, retry
 }
@@ -145,15 +168,20 @@ func (l *Limiter) Refund(key string, cost int, now time.Time) {
 	rate, at := l.Rate(key), now.UnixNano()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	tat, known := s.tat[key]
+	d, known := s.keys[key]
 	if !known {
 		return
 	}
-	if next, _, _ := rate.Take(tat, at, -cost); next > at {
-		s.tat[key] = next
+	next, _, _ := rate.Take(d.tat, at, -cost)
+	if l.kept && rate.Count > 0 && !rate.Deny {
+		d.unsent -= int64(rate.interval()) * int64(cost)
+	}
+	d.tat = next
+	if next > at || d.unsent < 0 { // the Ledger has been told of what was spent
+		s.put(key, d, d.unsent < 0)
 		return
 	}
-	delete(s.tat, key)
+	delete(s.keys, key)
 }
 
 // Len returns the number of keys in memory.
@@ -162,7 +190,7 @@ func (l *Limiter) Len() int {
 	for i := range l.shard {
 		s := &l.shard[i]
 		s.mu.Lock()
-		n += len(s.tat)
+		n += len(s.keys)
 		s.mu.Unlock()
 	}
 	return n
@@ -180,27 +208,27 @@ func (l *Limiter) shardOf(key string) *shard {
 // will have refilled first. The caller holds mu.
 func (s *shard) makeRoom(limit int, now int64) {
 	s.sweep--
-	if len(s.tat) >= limit && s.sweep <= 0 {
-		for key, tat := range s.tat {
-			if tat <= now {
-				delete(s.tat, key)
+	if len(s.keys) >= limit && s.sweep <= 0 {
+		for key, d := range s.keys {
+			if d.tat <= now {
+				delete(s.keys, key)
 			}
 		}
 		s.sweep = limit / 4
 	}
-	if len(s.tat) < limit {
+	if len(s.keys) < limit {
 		return
 	}
 	victim, soonest, looked := "", int64(math.MaxInt64), 0
-	for key, tat := range s.tat { // the order of a map is random
-		if tat < soonest {
-			victim, soonest = key, tat
+	for key, d := range s.keys { // the order of a map is random
+		if d.tat < soonest {
+			victim, soonest = key, d.tat
 		}
 		if looked++; looked == victims || soonest <= now {
 			break
 		}
 	}
-	delete(s.tat, victim)
+	delete(s.keys, victim)
 }
 
 // victims is how many keys makeRoom looks at to choose the one to forget.

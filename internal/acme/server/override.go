@@ -8,6 +8,7 @@ import (
 	"chancery/internal/db"
 	"chancery/internal/fault"
 	"chancery/internal/limit"
+	"chancery/internal/loop"
 )
 
 // Override is the rate of one key of one limit, in place of that of the
@@ -111,6 +112,22 @@ func (s *Server) DropOverride(ctx context.Context, name, key, actor string, now 
 // ("" = from the first), by limit and key. Those that expired are among them.
 func ListOverrides(ctx context.Context, q db.Q, afterLimit, afterKey string, limit int) ([]Override, error) {
 	return db.List(ctx, q, qListOverrides, scanOverride, afterLimit, afterKey, limit)
+}
+
+// LoadLimits reads all overrides and what was spent of limits before the start.
+// Call it before requests are served.
+func (s *Server) LoadLimits(ctx context.Context, now time.Time) error {
+	if err := s.ReloadOverrides(ctx, now); err != nil {
+		return err
+	}
+	return s.ledger.Load(ctx, now)
+}
+
+// ShareLimits tells the other replicas, and this one after a restart, what was
+// spent of limits, and learns what they spent. Each replica runs it every few
+// seconds, and once at its end.
+func (s *Server) ShareLimits(ctx context.Context, now time.Time) (loop.Count, error) {
+	return s.ledger.Tick(ctx, now)
 }
 
 // ReloadOverrides reads all overrides and lets those hold that have not

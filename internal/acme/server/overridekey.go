@@ -40,6 +40,14 @@ func (l *Limits) counted() []counted {
 	return slices.DeleteFunc(all, func(c counted) bool { return c.limiter == nil })
 }
 
+// limiters are those of counted.
+func (l *Limits) limiters() (out []*limit.Limiter) {
+	for _, c := range l.counted() {
+		out = append(out, c.limiter)
+	}
+	return out
+}
+
 // find returns the limit with this name.
 func (l *Limits) find(name string) (counted, error) {
 	all := l.counted()

@@ -250,6 +250,7 @@ type Server struct {
 	recent   *recentOrders
 	gate     *gate
 	mailed   *limit.Limiter // messages to one address
+	ledger   *limit.Ledger  // of what is spent of the limits
 
 	ctx  context.Context // of work that outlives its request; ends with Close
 	stop context.CancelFunc
@@ -279,6 +280,7 @@ func New(cfg Config) (*Server, error) {
 	if s.mailed, err = limit.New("mails-per-address", mails(), 0); err != nil {
 		return nil, err
 	}
+	s.ledger = limit.NewLedger(cfg.DB, append(s.limits.limiters(), s.mailed)...)
 	for name, c := range cfg.CAs {
 		if s.cas[name], err = newAuthority(name, c, &s.cfg); err != nil {
 			return nil, err
