@@ -280,9 +280,10 @@ plane() {
 	"$BIN" bench control --ready-file "$dir/ready" --only "$part" --rounds "$ROUNDS" --json "$file" --label "$label" "$@" || [ $? -eq 4 ]
 }
 
-# estate N: a server with an inventory of N certificates, at rest.
+# estate N: a server with an inventory of N certificates, at rest. It is filled
+# once and used by every series that wants one so large.
 estate() {
-	start "$work/$n_dir-$1" --estate "$1"
+	if [ -d "$work/estate-$1" ]; then start "$work/estate-$1"; else start "$work/estate-$1" --estate "$1"; fi
 	settle
 }
 
@@ -378,5 +379,5 @@ database() {
 }
 
 mkdir -p "$OUT"
-[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload flood stored record ocsp control lists heartbeats bulk import starts renew scan
+[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload flood stored record ocsp lists starts control heartbeats bulk import renew scan
 for series in "$@"; do $series; done
