@@ -7,6 +7,7 @@
 #   SECONDS_OVER                     time of the series "overload"
 #   MIXED, ESTATE, MANAGED           time of the series "control", inventory and
 #                                    managed certificates of it
+#   AGENTS                           agents of the series "agents"
 #   DISK, MEM                        directories on a disk and in memory
 #   BIN                              the program, bin/chancery
 #   STEP_CA, PEBBLE                  peers to measure in the series "peers"
@@ -315,6 +316,14 @@ heartbeats() {
 	stop
 }
 
+# 20,000 connections would be more than a usual limit of 20,000 open files allows.
+agents() {
+	fresh agents
+	echo "== agents" >&2
+	mkdir -p "$work/$n_dir"
+	"$BIN" bench agents --agents "${AGENTS:-19800}" --scratch "$work/$n_dir" --json "$OUT/agents.jsonl" --label "${AGENTS:-19800} agents"
+}
+
 bulk() {
 	fresh bulk
 	start "$work/$n_dir"
@@ -379,5 +388,5 @@ database() {
 }
 
 mkdir -p "$OUT"
-[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload flood stored record ocsp lists starts control heartbeats bulk import renew scan
+[ $# -gt 0 ] || set -- clients databases peers subjects accounts authorities saturation challenges names pools overload flood stored record ocsp lists starts control heartbeats agents bulk import renew scan
 for series in "$@"; do $series; done

@@ -45,6 +45,7 @@ var questions = []struct{ name, title, text string }{
 	{"control", "Control plane, everything at once", "Lists, heartbeats and bulk renewals start by the clock, each class at its own rate; latency counts from the intended start. CPU and memory are those of all classes together."},
 	{"lists", "Lists", "What the screens ask for, of an inventory of 10,000 and of a million certificates, and the same with If-None-Match when nothing has changed."},
 	{"heartbeats", "Heartbeats of agents", "Agents that ask whether there is something to do, each over a connection of its own that its certificate was shown on."},
+	{"agents", "Parked agents", "A server of its own and the agents that wait at it, each over one TLS connection: what they cost while nobody has anything to do, how soon one more agent serves a certificate that was asked for, and a restart, while certificates are ordered all the time. An operation is such an order."},
 	{"bulk", "Bulk renewal", "One request renews certificates of our own CA by a filter. Latency is that of the request; the rate is that of certificates that were obtained, with every check on."},
 	{"import", "Import", "Files of 1,000 new certificates in PEM."},
 	{"start", "Start", "From the start of the process until it writes its ready file. CPU is that of the whole life of the process, its end included."},
