@@ -40,7 +40,7 @@ var registry struct {
 // variable. Parameters are $1..$n; instants and casts follow the package rules.
 // The rewriting for SQLite: $n becomes ?n, ::type is dropped, a trailing
 // FOR UPDATE/FOR SHARE clause is dropped, `= ANY($n::text[])` becomes a
-// membership test over a JSON array.
+// membership test over a JSON array, LIMIT $n becomes LIMIT +?n.
 func SQL(name, text string, opts ...Option) *Stmt {
 	s := &Stmt{Name: name, Text: text, sqlite: toSQLite(text)}
 	for _, o := range opts {
@@ -74,6 +74,7 @@ var (
 	reAny   = regexp.MustCompile(`(?i)=\s*ANY\s*\(\s*\$(\d+)\s*(::\w+\[\])?\s*\)`)
 	reCast  = regexp.MustCompile(`::\w+(\[\])?`)
 	reLock  = regexp.MustCompile(`(?is)\s+FOR\s+(UPDATE|SHARE|NO KEY UPDATE)(\s+OF\s+\w+)?(\s+SKIP\s+LOCKED|\s+NOWAIT)?`)
+	reLimit = regexp.MustCompile(`(?i)\b(LIMIT)\s+\$`)
 	reParam = regexp.MustCompile(`\$(\d+)`)
 )
 
@@ -83,6 +84,9 @@ func toSQLite(text string) string {
 	text = reAny.ReplaceAllString(text, "IN (SELECT value FROM json_each($$$1))")
 	text = reCast.ReplaceAllString(text, "")
 	text = reLock.ReplaceAllString(text, "")
+	// A bare parameter of LIMIT counts for the plan, so SQLite would parse and plan
+	// the statement again at every execution. It does not look behind a plus.
+	text = reLimit.ReplaceAllString(text, "$1 +$$")
 	return reParam.ReplaceAllString(text, "?$1")
 }
 
