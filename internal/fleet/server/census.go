@@ -11,8 +11,8 @@ import (
 )
 
 // SilentAfter is how long after its last question an agent counts as silent.
-// One that cannot park comes back every five minutes; one that is parked is
-// seen all the time.
+// One that cannot park comes back every five minutes; one that is parked asks
+// again after ten at most.
 const SilentAfter = 15 * time.Minute
 
 // Census is the whole fleet in numbers.

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
@@ -23,10 +24,10 @@ type parked struct {
 
 // Times of the dialogue.
 const (
-	longestHold = 5 * time.Minute
-	holdRate    = 100             // questions per second that holds are stretched to
-	offerLease  = 2 * time.Minute // until a task that was given is given again
-	pendingPoll = time.Second     // how soon --once looks for what is being issued
+	longestHold = 10 * time.Minute // an agent asks again well before it counts as silent
+	holdRate    = 25               // questions per second that holds are stretched to
+	offerLease  = 2 * time.Minute  // until a task that was given is given again
+	pendingPoll = time.Second      // how soon --once looks for what is being issued
 )
 
 // Drain ends all held questions, for the end of the process.
@@ -73,8 +74,8 @@ func (s *Server) unpark(id string, p *parked) {
 	}
 }
 
-// hold returns how long questions are held: longer when there are many, so that
-// a fleet asks about holdRate times a second.
+// hold returns how long questions are held at most: longer when there are many,
+// so that a fleet asks about holdRate times a second.
 func (s *Server) hold() time.Duration {
 	s.mu.Lock()
 	n := len(s.held)
@@ -201,6 +202,7 @@ func (s *Server) begin(r *httpd.Request, a *Agent, m *fleet.Wait, now time.Time)
 // sleep holds a question until there is work, or its time is over.
 func (s *Server) sleep(r *httpd.Request, id string, generation int64, p *parked) (*fleet.Tasks, error) {
 	d := s.hold()
+	d -= rand.N(d/5 + 1) // those who came together shall not come back together
 	if err := r.Hold(d + 30*time.Second); err != nil {
 		s.log.LogAttrs(r.Context(), slog.LevelDebug, "question cannot be held", slog.Any("error", err))
 	}

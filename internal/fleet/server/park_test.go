@@ -160,6 +160,27 @@ func TestParkedAgentIsCheap(t *testing.T) {
 	done.Wait()
 }
 
+// TestHolds: a fleet asks about 25 times a second whatever its size, and every
+// agent often enough not to count as silent.
+func TestHolds(t *testing.T) {
+	s, err := New(Config{})
+	must(t, err)
+	for n, want := range map[int]time.Duration{1: time.Minute, 1500: time.Minute, 6000: 4 * time.Minute, 15_000: 10 * time.Minute, 100_000: 10 * time.Minute} {
+		for i := len(s.held); i < n; i++ {
+			s.held[fmt.Sprint(i)] = &parked{}
+		}
+		for i := len(s.held); i > n; i-- {
+			delete(s.held, fmt.Sprint(i-1))
+		}
+		if got := s.hold(); got != want {
+			t.Errorf("with %d agents a question is held for %s, want %s", n, got, want)
+		}
+	}
+	if longestHold+s.cfg.CheckIn > SilentAfter {
+		t.Errorf("an agent that is held for %s counts as silent after %s", longestHold, SilentAfter)
+	}
+}
+
 // rss is the memory of this process as the kernel sees it.
 func rss() string {
 	f, err := os.Open("/proc/self/status")

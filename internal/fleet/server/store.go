@@ -31,7 +31,7 @@ type Agent struct {
 	Targets         []string // that its configuration has
 	EnrolledAt      time.Time
 	StartedAt       time.Time // zero: never
-	SeenAt          time.Time // zero: never; at most half a minute old
+	SeenAt          time.Time // zero: never; of its last question, written within half a minute
 	Parked          bool      // its question is held by this process now
 
 	certHash, certBefore []byte
