@@ -24,9 +24,11 @@ func benchAgents(e env) *cobra.Command {
 		Long: `Measure a server of its own, in another process on a scratch directory, to which
 --agents agents connect from here: each holds one TLS connection with a question on
 it, as real agents do. Measured are how fast they connect, what each costs the
-server, what the server costs while nobody has anything to do, and a restart: how
-long until all are parked again by their own backoff, while certificates are ordered
-at the same server all the time.
+server, what the server costs while nobody has anything to do (they ask again every
+minute to every ten, so watch for at least 10m), how long a renewal takes from the
+operator's word until one more, real agent has deployed, probed and reported it, and
+a restart: how long until all are parked again by their own backoff, while
+certificates are ordered at the same server all the time.
 
 Each agent needs an open file here and one in the server; the limit is raised if
 this process may. Connections come from 127.0.0.2 and above.`,
@@ -46,7 +48,7 @@ this process may. Connections come from 127.0.0.2 and above.`,
 			if cfg.Program, err = os.Executable(); err != nil {
 				return fmt.Errorf("find this program: %w", err)
 			}
-			cfg.Dir, cfg.Environ, cfg.Progress = filepath.Join(dir, "data"), append(scratchEnv(e), "CHANCERY_AGENTS_MAX_PARKED="+strconv.Itoa(max(cfg.Agents, 1000))), stages(e)
+			cfg.Dir, cfg.Environ, cfg.Progress = filepath.Join(dir, "data"), append(scratchEnv(e), "CHANCERY_AGENTS_MAX_PARKED="+strconv.Itoa(max(cfg.Agents+1, 1000))), stages(e)
 			figures, point, err := bench.Agents(cmd.Context(), cfg)
 			if err != nil {
 				return err

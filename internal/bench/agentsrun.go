@@ -36,9 +36,9 @@ type AgentsConfig struct {
 }
 
 // Agents measures a chancery of its own with many parked agents: what each
-// costs, what the idle server costs, and a restart of the server, during which
-// certificates are ordered all the time. The figures are of the run; the point
-// is what happened to those orders.
+// costs, what the idle server costs, how fast one more agent has a certificate in
+// service, and a restart of the server, during which certificates are ordered all
+// the time. The figures are of the run; the point is what happened to those orders.
 func Agents(ctx context.Context, cfg AgentsConfig) (figures []Figure, p Point, err error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string, float64) {}
@@ -54,7 +54,7 @@ func Agents(ctx context.Context, cfg AgentsConfig) (figures []Figure, p Point, e
 	b := &agentsBench{cfg: cfg, web: web, http01: at, Scratch: Scratch{cfg: ScratchConfig{Program: cfg.Program, Dir: cfg.Dir, Environ: cfg.Environ,
 		Flags: []string{"--http01-port", at[strings.LastIndexByte(at, ':')+1:]}, Progress: cfg.Progress}}}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	for _, step := range []func(context.Context) error{b.prepare, b.come, b.idle, b.restart} {
+	for _, step := range []func(context.Context) error{b.prepare, b.come, b.idle, b.deployments, b.restart} {
 		if err := step(ctx); err != nil {
 			return b.Figures, b.point, err
 		}
@@ -72,6 +72,7 @@ type agentsBench struct {
 	http01 string // address of the responder
 	base   float64
 	rss    int64
+	alone  float64 // cores of the server while it has no agents
 	point  Point
 }
 
@@ -114,6 +115,10 @@ func (b *agentsBench) prepare(ctx context.Context) error {
 		return err
 	}
 	b.rss = b.probe().resident()
+	b.cfg.Progress("watching the server alone", 0)
+	if b.alone, err = b.cores(ctx, min(b.cfg.For, aloneTime)); err != nil {
+		return err
+	}
 	b.crowd, err = newCrowd(b.listen[0], key, certs)
 	return err
 }
@@ -175,16 +180,28 @@ func (b *agentsBench) come(ctx context.Context) error {
 	return nil
 }
 
+// aloneTime is how long the server is watched before there are agents.
+const aloneTime = 20 * time.Second
+
+// cores is the CPU that the server uses in d, as a share of one core.
+func (b *agentsBench) cores(ctx context.Context, d time.Duration) (float64, error) {
+	cpu, start := b.probe().serverCPU(), time.Now()
+	err := b.pause(ctx, d)
+	return float64(b.probe().serverCPU()-cpu) / float64(time.Since(start)), err
+}
+
 // idle measures a server whose agents have nothing to do.
 func (b *agentsBench) idle(ctx context.Context) error {
 	b.cfg.Progress("watching the idle server", 0)
-	cpu, asked, start := b.probe().serverCPU(), b.crowd.asked.Load(), time.Now()
-	if err := b.pause(ctx, b.cfg.For); err != nil {
+	asked, start := b.crowd.asked.Load(), time.Now()
+	cores, err := b.cores(ctx, b.cfg.For)
+	if err != nil {
 		return err
 	}
-	took := time.Since(start)
-	b.figure("idle", float64(b.probe().serverCPU()-cpu)/float64(took), "cores")
-	b.figure("questions while idle", float64(b.crowd.asked.Load()-asked)/took.Seconds(), "per second")
+	questions := float64(b.crowd.asked.Load()-asked) / time.Since(start).Seconds()
+	b.figure("idle", cores, "cores")
+	b.figure("idle without agents", b.alone, "cores")
+	b.figure("questions while idle", questions, "per second")
 	return nil
 }
 

@@ -84,6 +84,9 @@ func TestBenchAgents(t *testing.T) {
 	if got["restart: certificates issued meanwhile"] < 1 || got["restart: certificates refused meanwhile"] != 0 || len(runs[0].Points[0].Errors) > 0 {
 		t.Errorf("%+v\n%+v", runs[0].Figures, runs[0].Points[0])
 	}
+	if p50, p99 := got["asked for to deployed and probed p50"], got["asked for to deployed and probed p99"]; p50 <= 0 || p99 < p50 || p99 > 2000 {
+		t.Errorf("from asked for to deployed: p50 %g ms, p99 %g ms", p50, p99)
+	}
 	if report := run(t, tool{name: bin, args: []string{"bench", "report", file}}); !strings.Contains(report, "memory per parked agent") {
 		t.Errorf("%s", report)
 	}
