@@ -135,7 +135,8 @@ func agentsRenew(c *conn) *cobra.Command {
 }
 
 func agentsUnassign(c *conn) *cobra.Command {
-	return endCommand(c, &cobra.Command{Use: "unassign ASSIGNMENT", Short: "End an assignment; what is in service stays there", Example: "  chancery agents unassign 06d1..."}, "/assignments/", "assignment")
+	return deletion{at: "/assignments/", would: "end assignment %s", done: "unassigned %s\n", cmd: &cobra.Command{Use: "unassign ASSIGNMENT", Args: exactArgs("ASSIGNMENT"),
+		Short: "End an assignment; what is in service stays there", Example: "  chancery agents unassign 06d1..."}}.command(c)
 }
 
 func agentsRevoke(c *conn) *cobra.Command {

@@ -377,7 +377,9 @@ func TestAgentReportsFailuresAndOnceIsEnough(t *testing.T) {
 	if code, text := once(); code != exitOK || !strings.Contains(text, "0 certificates put into service") {
 		t.Fatal(code, text)
 	}
-	s.ok("agents", "unassign", a.ID)
+	if out := s.ok("agents", "unassign", a.ID); out != "unassigned "+a.ID+"\n" {
+		t.Errorf("%q", out)
+	}
 	if n := len(s.agent("one").Assignments); n != 0 {
 		t.Errorf("%d assignments", n)
 	}

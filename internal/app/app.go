@@ -100,6 +100,7 @@ type App struct {
 	api          *api.Server
 	https        *httpsCert
 	fleet        *fleet.Server
+	agents       *fleetIssuer // what agents may have
 
 	inventory *inventory.Store
 	follower  *follow.Follower // with the role writer

@@ -36,6 +36,7 @@ func (a *App) openFleet(registered map[string]*ca.Profile) (err error) {
 	if err != nil {
 		return err
 	}
+	a.agents = f
 	a.fleet, err = fleet.New(fleet.Config{DB: a.db, Identify: f.identify, Permit: f.permit, Issue: f.issue, Manager: (*fleetManager)(a), Pin: a.pin,
 		Roots: func() string { return string(rootPEM(a.ca)) }, MaxParked: a.cfg.Agents.MaxParked, Log: a.log, Registry: a.metrics.Registry})
 	return err
@@ -84,16 +85,21 @@ func (f *fleetIssuer) identify(ctx context.Context, id string, der []byte) ([][]
 	return f.certify(ctx, ca.MethodInternal, "agent:"+id, &profile, []pki.Identifier{name}, &only)
 }
 
-// permit says whether operators may assign names to agents. What comes from a
-// named issuer is held to the rules of that issuer when it is ordered.
-func (f *fleetIssuer) permit(names []pki.Identifier, profile, issuer string) error {
+// owns says whether agents may have certificates for names, whoever issues them.
+func (f *fleetIssuer) owns(names []pki.Identifier) error {
 	for _, id := range names {
 		if err := f.own.Check(id); err != nil {
 			return err
 		}
 	}
-	if issuer != "" {
-		return nil
+	return nil
+}
+
+// permit says whether operators may assign names to agents. What comes from a
+// named issuer is held to the rules of that issuer when it is ordered.
+func (f *fleetIssuer) permit(names []pki.Identifier, profile, issuer string) error {
+	if err := f.owns(names); err != nil || issuer != "" {
+		return err
 	}
 	profile = cmp.Or(profile, f.usual)
 	if err := f.private(); err != nil {

@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -85,5 +86,60 @@ func TestAssignmentFromAnIssuer(t *testing.T) {
 		if _, err := client.Post[api.Managed](ctx, in.api, "/managed", map[string]any{"name": "assignment.x", "names": []string{"x.corp.test"}, "issuer": "internal"}); err == nil || !strings.Contains(err.Error(), "agents") {
 			t.Errorf("a name of agents was given away: %v", err)
 		}
+	})
+}
+
+// TestAssignedNamesAreCheckedAtRenewal: a name that agents may not have any more
+// is not renewed for them by any issuer. It stops with the reason, what is in
+// service stays, and goes on when it is allowed again.
+func TestAssignedNamesAreCheckedAtRenewal(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, url string) {
+		cfg := configure(t, url)
+		cfg.Agents.AllowNames = []string{"*.test"}
+		local := config.DefaultIssuer()
+		local.Kind = "local"
+		cfg.Issuer["internal"] = local.With("allow_names", []string{"*.corp.test"})
+		in := start(t, cfg)
+		a := enrolled(t, in, filepath.Join(t.TempDir(), "one"), "one")
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		running.Go(func() {
+			defer a.Close()
+			if err := a.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		defer running.Wait()
+		defer cancel()
+		eventually(t, "it waits", time.Minute, func() bool { return parkedOf(t, in) == 1 })
+		made, err := client.Post[api.Assignment](ctx, in.api, "/agents/one/assignments", map[string]any{"names": []string{"www.corp.test"}, "targets": []string{"web"}, "issuer": "internal"})
+		check(t, err)
+		eventually(t, "it serves", time.Minute, func() bool { return assigned(t, in, "one").State == "live" })
+		first, ref := assigned(t, in, "one"), "/managed/assignment."+made.ID
+
+		in.stop()
+		cfg.Agents.AllowNames, cfg.Agents.DenyNames = []string{"*.test"}, []string{"www.corp.test"}
+		in = start(t, cfg)
+		_, err = client.Post[api.Managed](ctx, in.api, ref+"/renew", nil)
+		check(t, err)
+		var why api.Explanation
+		eventually(t, "it stops", time.Minute, func() bool {
+			why, err = client.Get[api.Explanation](ctx, in.api, ref+"/explain", nil)
+			check(t, err)
+			return why.Managed.State == "stopped"
+		})
+		if text := fmt.Sprint(why); why.Managed.ErrorClass != "permanent" || !strings.Contains(text, "agents.allow_names of the server's configuration denies www.corp.test") {
+			t.Errorf("%+v", why)
+		}
+		if n := assigned(t, in, "one"); n.SHA256 != first.SHA256 || n.State != "live" {
+			t.Errorf("what is in service: %+v", n)
+		}
+
+		in.stop()
+		cfg.Agents.DenyNames = nil
+		in = start(t, cfg)
+		_, err = client.Post[api.Managed](ctx, in.api, ref+"/renew", nil)
+		check(t, err)
+		eventually(t, "it serves the next one", time.Minute, func() bool { n := assigned(t, in, "one"); return n.State == "live" && n.SHA256 != first.SHA256 })
 	})
 }

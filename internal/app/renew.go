@@ -18,6 +18,7 @@ import (
 	"chancery/internal/issuer/local"
 	"chancery/internal/limit"
 	"chancery/internal/loop"
+	"chancery/internal/pki"
 	"chancery/internal/renew"
 )
 
@@ -44,6 +45,7 @@ func (a *App) openRenew(registered map[string]*ca.Profile) error {
 // is opened after the engine, and before anything runs.
 func (a *App) agentKeys() renew.Remote {
 	return renew.Remote{
+		Permit:  func(names []pki.Identifier) error { return a.agents.owns(names) },
 		Request: func(ctx context.Context, id string) ([]byte, error) { return a.fleet.Request(ctx, id) },
 		Issued: func(ctx context.Context, id string) {
 			if err := a.fleet.Ready(ctx, id); err != nil {

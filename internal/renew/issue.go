@@ -100,8 +100,13 @@ func (e *Engine) current(ctx context.Context, l lease, m *Managed) (*issuance, e
 		if err != nil {
 			return nil, fmt.Errorf("read issuance %s: %w", m.WorkID, err)
 		}
-		// A chain that is stored is used, wherever it came from.
-		if len(w.Chain) > 0 || w.Issuer == l.ca || w.Trial {
+		if len(w.Chain) > 0 {
+			return &w, nil // it is used, wherever it came from
+		}
+		if why := e.forbidden(m); why != nil {
+			return nil, e.fail(ctx, l, m, &w, why)
+		}
+		if w.Issuer == l.ca || w.Trial {
 			return &w, nil
 		}
 		e.log.InfoContext(ctx, "order given up for another issuer", "managed", m.Name, "issuer", w.Issuer, "now", l.ca)
@@ -117,6 +122,9 @@ func (e *Engine) current(ctx context.Context, l lease, m *Managed) (*issuance, e
 // begin makes key and request, spends the budgets and stores the issuance, all
 // before anything is ordered.
 func (e *Engine) begin(ctx context.Context, l lease, m *Managed) (*issuance, error) {
+	if why := e.forbidden(m); why != nil {
+		return nil, e.fail(ctx, l, m, &issuance{Issuer: l.ca}, why)
+	}
 	now := e.now()
 	name, trial := l.ca, false
 	if s := e.issuer(l.ca).Staging; s != "" && e.issuers[s] != nil && m.ErrorClass == issuer.Validation && m.Attempts >= rule.TrialAfter {

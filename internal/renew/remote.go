@@ -10,6 +10,7 @@ import (
 
 	"chancery/internal/db"
 	"chancery/internal/fault"
+	"chancery/internal/issuer"
 	"chancery/internal/pki"
 )
 
@@ -20,6 +21,9 @@ const remotePrefix = "assignment."
 // Remote is who holds the keys of certificates that are managed here and served
 // elsewhere.
 type Remote struct {
+	// Permit says whether an agent may have a certificate for these names; nil:
+	// it may. It is asked before every order, not only at the first.
+	Permit func(names []pki.Identifier) error
 	// Request returns the certificate request (DER) for the next key, or nil
 	// when there is none yet; notFound when nobody has such a certificate.
 	Request func(ctx context.Context, id string) ([]byte, error)
@@ -46,6 +50,18 @@ const orphanAge = 10 * time.Minute
 func (e *Engine) CreateRemote(ctx context.Context, id string, spec Spec, actor string) (Managed, error) {
 	spec.Name, spec.remote, spec.Targets = remotePrefix+id, true, nil
 	return e.Create(ctx, spec, actor)
+}
+
+// forbidden says why a certificate whose key is elsewhere may not be ordered any
+// more, or nil: who may have which name can have changed since it was assigned.
+func (e *Engine) forbidden(m *Managed) *issuer.Error {
+	if _, ok := remoteID(m.Name); !ok || e.remote.Permit == nil {
+		return nil
+	}
+	if err := e.remote.Permit(m.Names); err != nil {
+		return &issuer.Error{Class: issuer.Permanent, Err: err}
+	}
+	return nil
 }
 
 // remoteRequest is the request of an issuance whose key is elsewhere. The one
