@@ -53,7 +53,7 @@ test: ## all tests, with the race detector where it pays
 	@set -e; plain=$$(go list ./... | grep -E '$(norace_re)') || true; \
 	if [ -n "$$plain" ]; then echo "go test $$plain"; go test -timeout $(TIMEOUT) $$plain; fi
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -short -timeout $(TIMEOUT) ./internal/renew
-	go test -tags faultpoint -run Crash -timeout $(TIMEOUT) ./internal/acme/server ./internal/deploy/...
+	go test -tags faultpoint -run Crash -timeout $(TIMEOUT) ./internal/acme/server ./internal/deploy/... ./internal/renew
 
 test-pkcs11: ## the key stores behind build tags: SoftHSM (softhsm2, gcc) and the cloud services
 	CGO_ENABLED=1 go vet -tags '$(STORES)' ./internal/keys/... ./internal/app ./cmd/chancery

@@ -53,13 +53,14 @@ func crashWorld(t *testing.T, dir string, ahead time.Duration) *world {
 		own.set(nil, &issuer.Error{Class: issuer.Unavailable, Err: errors.New("down")})
 	}
 	w.engine = w.open(renew.Config{Now: shift.now, Issuers: map[string]*renew.Issuer{"own": {Issuer: stepper{own, 1}, Own: true}},
-		Targets: map[string]*renew.Place{"folder": {Run: f.run}}})
+		Targets: map[string]*renew.Place{"folder": {Run: f.run}}, Remote: remoteHolder(t, dir).remote()})
 	return w
 }
 
-func (w *world) settled(t *testing.T) renew.Managed {
+// settled waits until a certificate has another issuance than before in service.
+func (w *world) settled(t *testing.T, ref, before string) renew.Managed {
 	t.Helper()
-	return w.until(t, "crash", "idle", func(m renew.Managed) bool { return m.State == renew.Idle && m.LiveID != "" })
+	return w.until(t, ref, "idle", func(m renew.Managed) bool { return m.State == renew.Idle && m.LiveID != before })
 }
 
 // TestCrashChild is the process that dies.
@@ -72,7 +73,10 @@ func TestCrashChild(t *testing.T) {
 	must(t, err)
 	w := crashWorld(t, dir, ahead)
 	run(t, w.engine)
-	w.settled(t)
+	if h := remoteHolder(t, dir); h.exists() {
+		w.settled(t, h.ref(), h.before(t))
+	}
+	w.settled(t, "crash", "")
 }
 
 // Wherever a process dies, a new one brings the certificate to its target: one
@@ -93,7 +97,7 @@ func TestCrash(t *testing.T) {
 
 			w = crashWorld(t, dir, time.Duration(len(points))*15*time.Minute)
 			run(t, w.engine)
-			m := w.settled(t)
+			m := w.settled(t, "crash", "")
 			live := w.leaf(t, &m)
 			served, err := os.ReadFile(filepath.Join(dir, "crash"))
 			must(t, err)
