@@ -192,46 +192,50 @@ func TestThrottleMakesTheAccountSleep(t *testing.T) {
 	}
 }
 
-// The cap of a CA holds in the whole fleet, and so does its budget.
+// The cap of a CA holds in the whole fleet, and is used; so does its budget.
 func TestCapsHoldWithThreeReplicas(t *testing.T) {
+	const certificates, budget, workers = 400, 320, 80
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := context.Background()
 		w := newWorld(t, d, t.TempDir(), 24*time.Hour)
-		slow := &flaky{Issuer: sleepy{w.own}}
+		slow := &flaky{Issuer: sleepy{w.own, 250 * time.Millisecond}}
 		config := func() renew.Config {
-			return renew.Config{Issuers: map[string]*renew.Issuer{"own": {Issuer: slow, Workers: 4,
-				Budgets: []renew.Budget{{Name: "orders", Scope: limit.PerAccount, Rate: limit.Rate{Count: 40, Per: time.Hour}}}}}}
+			return renew.Config{Issuers: map[string]*renew.Issuer{"own": {Issuer: slow, Workers: workers,
+				Budgets: []renew.Budget{{Name: "orders", Scope: limit.PerAccount, Rate: limit.Rate{Count: budget, Per: 24 * time.Hour}}}}}}
 		}
 		w.engine = w.open(config())
-		for i := range 60 {
-			_, err := w.engine.Create(ctx, renew.Spec{Names: names(t, fmt.Sprintf("n%d.example.test", i))}, "test")
-			must(t, err)
+		specs := make([]renew.Spec, certificates)
+		for i := range specs {
+			specs[i] = renew.Spec{Names: names(t, fmt.Sprintf("n%d.example.test", i)), Issuer: "own"}
 		}
+		must(t, w.engine.CreateMany(ctx, specs, "test"))
 		for range 3 {
 			run(t, w.open(config()))
 		}
-		deadline := time.Now().Add(30 * time.Second)
-		for {
-			if calls, _ := slow.count(); calls >= 40 {
-				break
-			} else if time.Now().After(deadline) {
-				t.Fatalf("%d calls only", calls)
-			}
-			time.Sleep(10 * time.Millisecond)
+		w.untilLane(t, "own", func(l renew.LaneView) bool {
+			calls, _ := slow.count()
+			return calls >= budget && l.InFlight == 0
+		})
+		calls, most := slow.count()
+		t.Logf("%d calls, %d at once", calls, most)
+		if calls != budget || most > workers {
+			t.Errorf("%d calls, %d at once; the budget is %d and the cap %d", calls, most, budget, workers)
 		}
-		time.Sleep(300 * time.Millisecond)
-		if calls, most := slow.count(); most > 4 || calls != 40 {
-			t.Errorf("%d calls, %d at once; the cap is 4 and the budget 40", calls, most)
+		if most <= workers*3/4 {
+			t.Errorf("%d at once: the cap of %d was never near", most, workers)
 		}
 		w.mustHold(t)
 	})
 }
 
 // sleepy takes its time.
-type sleepy struct{ issuer.Issuer }
+type sleepy struct {
+	issuer.Issuer
+	takes time.Duration
+}
 
 func (s sleepy) Issue(ctx context.Context, r *issuer.Request) (issuer.Reply, error) {
-	time.Sleep(10 * time.Millisecond)
+	time.Sleep(s.takes)
 	return s.Issuer.Issue(ctx, r)
 }
 

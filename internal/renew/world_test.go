@@ -219,7 +219,7 @@ func (w *world) journal(t testing.TB, kind audit.Kind) (n int) {
 // untilLane polls the lane of an issuer until ok holds.
 func (w *world) untilLane(t testing.TB, name string, ok func(l renew.LaneView) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		lanes, err := w.engine.Lanes(context.Background())
 		must(t, err)
 		for _, l := range lanes {
