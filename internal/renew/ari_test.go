@@ -131,3 +131,42 @@ func TestRenewalInformation(t *testing.T) {
 		t.Errorf("it is renewed %s before its end", left)
 	}
 }
+
+// hasty is an issuer whose certificates are all brought forward once more while
+// it is asked, so that whoever asks loses the lease.
+type hasty struct {
+	*advised
+	engine func() *renew.Engine
+	times  int
+}
+
+// RenewalInfo implements issuer.Informer.
+func (h *hasty) RenewalInfo(ctx context.Context, leaf *x509.Certificate) (issuer.RenewalInfo, error) {
+	info, err := h.advised.RenewalInfo(ctx, leaf)
+	if info.Explanation == "" || h.times > 0 {
+		return info, err
+	}
+	h.times++
+	_, err = h.engine().AskSoon(ctx, "own", time.Millisecond)
+	return info, err
+}
+
+// People are told why a certificate is replaced at once, also when whoever was
+// about to say so lost its lease.
+func TestHurryIsToldAfterALostLease(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, dbtest.Open(t, dbtest.SQLiteURL(t)), t.TempDir(), 24*time.Hour)
+	h := &hasty{advised: &advised{Issuer: w.own}, engine: func() *renew.Engine { return w.engine }}
+	w.engine = w.open(renew.Config{Issuers: map[string]*renew.Issuer{"own": {Issuer: h}}})
+	run(t, w.engine)
+	_, err := w.engine.Create(ctx, renew.Spec{Name: "x", Names: names(t, "x.example.test"), Issuer: "own"}, "test")
+	must(t, err)
+	m := w.until(t, "x", "idle", isIdle)
+	h.set(issuer.RenewalInfo{Start: time.Now().Add(-2 * time.Hour), End: time.Now().Add(-time.Hour), Explanation: "https://ca.test/why"}, nil)
+	_, err = w.engine.AskSoon(ctx, "own", time.Millisecond)
+	must(t, err)
+	w.until(t, "x", "renewed", func(n renew.Managed) bool { return isIdle(n) && n.LiveID != m.LiveID })
+	if n := w.journal(t, "managed.hurry"); h.times != 1 || n == 0 {
+		t.Errorf("people are told %d times", n)
+	}
+}

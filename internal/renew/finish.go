@@ -260,6 +260,9 @@ func (e *Engine) check(ctx context.Context, l lease, m *Managed) error {
 			return audit.Append(tx, audit.Entry{At: now, Kind: "managed.hurry", Actor: "issuer:" + m.IssuedBy, Subject: "issuer:" + m.IssuedBy,
 				Data: map[string]any{"explanation": m.Explanation, "first": m.Name, "window_end": m.WindowEnd.UTC().Format(time.RFC3339)}})
 		})
+		if err != nil && tell {
+			e.untold(m)
+		}
 		fault.Point("renew.after_due")
 		return err
 	}
@@ -279,11 +282,21 @@ func (e *Engine) tellOnce(m *Managed) bool {
 	if len(e.told) > 1000 {
 		clear(e.told)
 	}
-	key := m.IssuedBy + "\n" + m.Explanation
-	first := !e.told[key]
-	e.told[key] = true
+	first := !e.told[reason(m)]
+	e.told[reason(m)] = true
 	return first
 }
+
+// untold takes tellOnce back, because the entry was not written: the lease was
+// lost, say. The next certificate tells, or this one when it is looked at again.
+func (e *Engine) untold(m *Managed) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.told, reason(m))
+}
+
+// reason is what a hurry is known by.
+func reason(m *Managed) string { return m.IssuedBy + "\n" + m.Explanation }
 
 func (e *Engine) storeWindow(tx *db.Tx, m *Managed) {
 	tx.Queue(qWindow, nil, m.ID, m.RenewAt, m.AskAt, m.WindowStart, m.WindowEnd, m.Explanation, m.Urgent)
