@@ -104,6 +104,7 @@ func (e *Engine) current(ctx context.Context, l lease, m *Managed) (*issuance, e
 			return &w, nil // it is used, wherever it came from
 		}
 		if why := e.forbidden(m); why != nil {
+			why.Pending = true // if it may go on some day, nothing is ordered twice
 			return nil, e.fail(ctx, l, m, &w, why)
 		}
 		if w.Issuer == l.ca || w.Trial {
