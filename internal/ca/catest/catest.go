@@ -55,7 +55,7 @@ var (
 )
 
 var (
-	ranOut  = db.SQL("catest.delete_walks", `DELETE FROM checker`)
+	ranOut  = db.SQL("catest.delete_walks", `DELETE FROM checker`, db.Scan("a row for each walk"))
 	walkNew = db.SQL("catest.insert_new_walk", `INSERT INTO checker (name, position, checked, started_at, due_at)
 		SELECT 'new', COALESCE(max(id), ''), 0, $1, $1 FROM certificate`)
 	walkAll = db.SQL("catest.insert_full_walk", `INSERT INTO checker (name, position, checked, started_at, due_at, finished_at) VALUES ('all', '', 0, $2, $2, $1)`)
