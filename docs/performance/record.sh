@@ -321,7 +321,8 @@ agents() {
 	fresh agents
 	echo "== agents" >&2
 	mkdir -p "$work/$n_dir"
-	"$BIN" bench agents --agents "${AGENTS:-19800}" --scratch "$work/$n_dir" --json "$OUT/agents.jsonl" --label "${AGENTS:-19800} agents"
+	# Parked agents ask again after ten minutes.
+	"$BIN" bench agents --agents "${AGENTS:-19800}" --for 11m --scratch "$work/$n_dir" --json "$OUT/agents.jsonl" --label "${AGENTS:-19800} agents"
 }
 
 bulk() {
