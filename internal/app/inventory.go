@@ -33,6 +33,15 @@ func (a *App) openInventory(context.Context) error {
 // catchUp lets the inventory know of what happened before this start, as far as
 // that is quickly done; the loop does the rest.
 func (a *App) catchUp(ctx context.Context) error {
+	if a.has(config.RoleWriter) {
+		counted, err := a.inventory.Upgrade(ctx, time.Now())
+		if err != nil {
+			return fmt.Errorf("bring the counts of the inventory up to date: %w", err)
+		}
+		if counted {
+			a.log.InfoContext(ctx, "the certificates of the inventory were counted anew: this program keeps other counts than the one before")
+		}
+	}
 	if a.opts.Estate > 0 {
 		made, err := inventory.Estate(ctx, a.db, a.opts.Estate, time.Now(), a.opts.EstateProgress)
 		if err != nil {

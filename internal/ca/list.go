@@ -72,7 +72,7 @@ var (
 	qListNewest = db.SQL("ca.list_newest", `SELECT `+listColumns+` FROM certificate WHERE id < $1 ORDER BY id DESC LIMIT $2`)
 
 	qCountExpiring = db.SQL("ca.count_expiring", `SELECT count(*) FROM (SELECT 1 FROM certificate
-		WHERE state = 'issued' AND not_after >= $1 AND not_after < $2 LIMIT $3) AS counted`)
+		WHERE state = 'issued' AND not_after >= $1 AND not_after < $2 LIMIT $3) AS counted`, db.Long("it counts up to ten thousand"))
 	qCountIntents = db.SQL("ca.count_intents", `SELECT count(*) FROM certificate WHERE state = 'intent'`)
 )
 

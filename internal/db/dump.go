@@ -331,18 +331,15 @@ func kindOf(declared string) columnKind {
 }
 
 func (e *liteEngine) tables(ctx context.Context) ([]table, error) {
-	c, err := e.acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { e.readers <- c }()
 	const text = `SELECT m.name, p.name, p.type, p.pk FROM sqlite_schema m, pragma_table_info(m.name) p
 		WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' ORDER BY m.name, p.cid`
 	var ts []table
-	err = sqlitex.ExecuteTransient(c.c, text, &sqlitex.ExecOptions{ResultFunc: func(st *sqlite.Stmt) error {
-		ts = addColumn(ts, st.ColumnText(0), st.ColumnText(1), st.ColumnText(2), st.ColumnInt(3) > 0)
-		return nil
-	}})
+	err := e.readers.with(ctx, false, func(c *liteConn) error {
+		return sqlitex.ExecuteTransient(c.c, text, &sqlitex.ExecOptions{ResultFunc: func(st *sqlite.Stmt) error {
+			ts = addColumn(ts, st.ColumnText(0), st.ColumnText(1), st.ColumnText(2), st.ColumnInt(3) > 0)
+			return nil
+		}})
+	})
 	return ts, sqliteError("db.tables", err)
 }
 

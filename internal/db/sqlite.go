@@ -36,8 +36,7 @@ type liteConn struct {
 // liteEngine is one writer goroutine over one connection, and a pool of
 // read-only connections that never wait for it (WAL).
 type liteEngine struct {
-	readers chan *liteConn
-	size    int
+	readers *litePool
 	path    string
 
 	queue   chan *liteWrite
@@ -79,16 +78,16 @@ func openSQLite(path string, cfg Config) (*liteEngine, error) {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), w.close())
 	}
 	e := &liteEngine{
-		readers: make(chan *liteConn, n), size: n, path: path,
+		readers: newLitePool(n), path: path,
 		queue: make(chan *liteWrite, cfg.WriteQueue), batch: cfg.WriteBatch,
 		stopped: make(chan *liteConn, 1),
 	}
 	for range n {
 		r, err := openLite(path, cfg, sqlite.OpenReadOnly|sqlite.OpenNoMutex)
 		if err != nil {
-			return nil, errors.Join(err, e.closeReaders(len(e.readers)), w.close())
+			return nil, errors.Join(err, e.readers.close(), w.close())
 		}
-		e.readers <- r
+		e.readers.add(r)
 	}
 	go e.writer(w)
 	return e, nil
@@ -101,6 +100,12 @@ const (
 	writerCache = 16 << 10
 	readerCache = 4 << 10
 )
+
+// spillPages is how many pages (of 4 KiB) a transaction may change before it
+// writes some of them ahead of its commit. An import changes a page of each
+// index of hashes per row; spilled ones are read, changed and written again.
+// What is beyond the cache is given back after the commit.
+const spillPages = 16 << 10
 
 func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error) {
 	c, err := sqlite.OpenConn(path, flags)
@@ -115,7 +120,7 @@ func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error
 		cache = readerCache
 	}
 	for _, pragma := range []string{"synchronous=FULL", "temp_store=MEMORY", "cache_size=-" + strconv.Itoa(cache),
-		"wal_autocheckpoint=4000", "journal_size_limit=67108864"} {
+		"wal_autocheckpoint=4000", "cache_spill=" + strconv.Itoa(spillPages), "journal_size_limit=67108864"} {
 		if err := sqlitex.ExecuteTransient(c, "PRAGMA "+pragma, nil); err != nil {
 			return nil, errors.Join(fmt.Errorf("open database %s: %w", path, sqliteError("pragma", err)), c.Close())
 		}
@@ -123,14 +128,6 @@ func openLite(path string, cfg Config, flags sqlite.OpenFlags) (*liteConn, error
 	lite := &liteConn{c: c, stmts: map[*Stmt]*sqlite.Stmt{}, observe: cfg.Observe}
 	lite.tx = &Tx{Q: lite, queue: lite.queue, bulk: lite.insert}
 	return lite, nil
-}
-
-func (e *liteEngine) closeReaders(n int) error {
-	var err error
-	for range n {
-		err = errors.Join(err, (<-e.readers).close())
-	}
-	return err
 }
 
 // close ends the connection for good: SQLite keeps one alive while it has
@@ -155,7 +152,7 @@ func (e *liteEngine) close() error {
 	w := <-e.stopped
 	// The write connection goes last: SQLite empties the WAL into the database
 	// when its last connection ends, which a reader could not do.
-	return errors.Join(e.closeReaders(e.size), w.close())
+	return errors.Join(e.readers.close(), w.close())
 }
 
 // ---- writing ----
@@ -549,20 +546,6 @@ func (c *liteConn) All(ctx context.Context, s *Stmt, scan func(*Row) error, args
 
 // ---- reading through the pool ----
 
-func (e *liteEngine) acquire(ctx context.Context) (*liteConn, error) {
-	select {
-	case c := <-e.readers:
-		return c, nil
-	default:
-	}
-	select {
-	case c := <-e.readers:
-		return c, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // Exec implements Q: a write of a single statement.
 func (e *liteEngine) Exec(ctx context.Context, s *Stmt, args ...any) (n int64, err error) {
 	err = e.write(ctx, func(tx *Tx) error {
@@ -574,34 +557,21 @@ func (e *liteEngine) Exec(ctx context.Context, s *Stmt, args ...any) (n int64, e
 
 // One implements Q.
 func (e *liteEngine) One(ctx context.Context, s *Stmt, scan func(*Row), args ...any) error {
-	c, err := e.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { e.readers <- c }()
-	return c.One(ctx, s, scan, args...)
+	return e.readers.with(ctx, s.long, func(c *liteConn) error { return c.One(ctx, s, scan, args...) })
 }
 
 // All implements Q. scan must not use the pool again: it could wait for itself.
 func (e *liteEngine) All(ctx context.Context, s *Stmt, scan func(*Row) error, args ...any) error {
-	c, err := e.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { e.readers <- c }()
-	return c.All(ctx, s, scan, args...)
+	return e.readers.with(ctx, s.long, func(c *liteConn) error { return c.All(ctx, s, scan, args...) })
 }
 
 func (e *liteEngine) snapshot(ctx context.Context, fn func(Q) error) error {
-	c, err := e.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { e.readers <- c }()
-	if err := c.raw(stReadBegin); err != nil {
-		return err
-	}
-	return errors.Join(fn(c), c.rollback())
+	return e.readers.with(ctx, true, func(c *liteConn) error {
+		if err := c.raw(stReadBegin); err != nil {
+			return err
+		}
+		return errors.Join(fn(c), c.rollback())
+	})
 }
 
 // ---- schema and checks ----
@@ -620,30 +590,27 @@ func (e *liteEngine) ping(ctx context.Context) error {
 			return sqliteError("db.ping", sqlitex.ExecuteTransient(tx.Q.(*liteConn).c, "PRAGMA user_version = 1", nil))
 		})
 	}
-	c, err := e.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { e.readers <- c }()
-	return sqliteError("db.ping", sqlitex.ExecuteTransient(c.c, "SELECT 1", nil))
+	return e.readers.with(ctx, false, func(c *liteConn) error {
+		return sqliteError("db.ping", sqlitex.ExecuteTransient(c.c, "SELECT 1", nil))
+	})
 }
 
 func (e *liteEngine) prepare(ctx context.Context, s *Stmt) error {
-	c, err := e.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { e.readers <- c }()
-	_, err = c.prepared(s)
-	return sqliteError(s.Name, err)
+	return e.readers.with(ctx, false, func(c *liteConn) error {
+		_, err := c.prepared(s)
+		return sqliteError(s.Name, err)
+	})
 }
 
-func (e *liteEngine) explain(ctx context.Context, s *Stmt) (string, error) {
-	c, err := e.acquire(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer func() { e.readers <- c }()
+func (e *liteEngine) explain(ctx context.Context, s *Stmt) (plan string, err error) {
+	err = e.readers.with(ctx, false, func(c *liteConn) error {
+		plan, err = c.explain(s)
+		return err
+	})
+	return plan, err
+}
+
+func (c *liteConn) explain(s *Stmt) (string, error) {
 	st, _, err := c.c.PrepareTransient("EXPLAIN QUERY PLAN " + s.sqlite) // parameters stay NULL
 	if err != nil {
 		return "", sqliteError(s.Name, err)

@@ -18,6 +18,7 @@ type Stmt struct {
 	// FullScan is true for a statement that may read a whole table (see Scan).
 	FullScan bool
 
+	long   bool // see Long
 	sqlite string
 }
 
@@ -27,6 +28,12 @@ type Option func(*Stmt)
 // Scan marks a statement that reads whole tables on purpose (small tables,
 // maintenance); the plan test lets it pass. why is for the reader.
 func Scan(why string) Option { return func(s *Stmt) { s.FullScan = why != "" } }
+
+// Long marks a statement that may run for milliseconds although nothing is wrong
+// with it: a count, a walk over thousands of rows. On SQLite such statements
+// leave connections to the short ones, which would otherwise queue behind them.
+// why is for the reader.
+func Long(why string) Option { return func(s *Stmt) { s.long = why != "" } }
 
 // registry lists every statement of the program, so that tests can prepare and
 // explain each on both engines. It is written by package variables only.

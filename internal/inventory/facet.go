@@ -59,6 +59,9 @@ var rollupForms = [2]string{rollupWhere + ` AND ($11::text[] IS NULL OR owner = 
 
 var qFacet, qTimeline = facetStatements()
 
+// sumsCells marks what sums up to some ten thousand cells.
+var sumsCells = db.Long("it sums thousands of cells")
+
 // facetStatements composes the statements by dimension, and by whether there
 // is one owner.
 func facetStatements() (facet, timeline map[Dimension][2]*db.Stmt) {
@@ -67,9 +70,9 @@ func facetStatements() (facet, timeline map[Dimension][2]*db.Stmt) {
 		var f, t [2]*db.Stmt
 		for i, form := range []string{"", "_of_owner"} {
 			column := rollupColumn[d]
-			f[i] = db.SQL("inventory.facet_"+string(d)+form, `SELECT `+column+`, sum(n)::bigint`+rollupForms[i]+` GROUP BY `+column)
+			f[i] = db.SQL("inventory.facet_"+string(d)+form, `SELECT `+column+`, sum(n)::bigint`+rollupForms[i]+` GROUP BY `+column, sumsCells)
 			if covering(ByDay, d) != nil {
-				t[i] = db.SQL("inventory.timeline_"+string(d)+form, `SELECT day, `+column+`, sum(n)::bigint`+rollupForms[i]+` GROUP BY day, `+column)
+				t[i] = db.SQL("inventory.timeline_"+string(d)+form, `SELECT day, `+column+`, sum(n)::bigint`+rollupForms[i]+` GROUP BY day, `+column, sumsCells)
 			}
 		}
 		facet[d], timeline[d] = f, t
@@ -95,13 +98,51 @@ func (c *conditions) counted() ([]Dimension, bool) {
 		c.seen == anyTime && c.ca < 0
 }
 
-// rollupArgs are the arguments of rollupWhere in grain g, and which form fits.
-func (c *conditions) rollupArgs(g *grain) ([]any, int) {
-	from, to := int64(0), int64(1)
-	if slices.Contains(g.dims, ByDay) {
-		from, to = c.expires[0]/dayMillis, c.expires[1]/dayMillis
+// span is a run of cells of one grain, from a day until before another.
+type span struct {
+	grain    string
+	from, to int64
+}
+
+// days are the days of c in grain g, which has none if it does not tell days
+// apart.
+func (c *conditions) days(g *grain) span {
+	if !slices.Contains(g.dims, ByDay) {
+		return span{g.name, 0, 1}
 	}
-	args := []any{g.name, from, to, list(c.statuses), list(c.teams), list(c.environments), list(c.issuers), list(c.keys), int64(c.source), c.managed}
+	from, to := c.expires[0]/dayMillis, c.expires[1]/dayMillis
+	if c.expires[0] == minInstant {
+		from = blockOf(from)
+	}
+	if c.expires[1] == maxInstant {
+		to = blockOf(to)
+	}
+	return span{g.name, from, to}
+}
+
+// spans are the same cells with as many days as possible in whole blocks.
+func (c *conditions) spans(g *grain) []span {
+	all := c.days(g)
+	if !slices.Contains(g.dims, ByDay) {
+		return []span{all}
+	}
+	lo, hi := blockOf(all.from+blockDays-1), blockOf(all.to)
+	if lo >= hi {
+		return []span{all}
+	}
+	out := []span{{g.name + blockSuffix, lo, hi}}
+	if all.from < lo {
+		out = append(out, span{g.name, all.from, lo})
+	}
+	if hi < all.to {
+		out = append(out, span{g.name, hi, all.to})
+	}
+	return out
+}
+
+// rollupArgs are the arguments of rollupWhere for a span, and which form fits.
+func (c *conditions) rollupArgs(at span) ([]any, int) {
+	args := []any{at.grain, at.from, at.to, list(c.statuses), list(c.teams), list(c.environments), list(c.issuers), list(c.keys), int64(c.source), c.managed}
 	if len(c.owners) == 1 {
 		return append(args, c.owners[0]), 1
 	}
@@ -131,23 +172,25 @@ func (s *Store) Count(ctx context.Context, f Filter) (Count, error) {
 
 // tally sums one dimension of a grain.
 func (s *Store) tally(ctx context.Context, c *conditions, g *grain, by Dimension) (map[string]int64, error) {
-	args, form := c.rollupArgs(g)
 	sums := map[string]int64{}
 	numeric := by == ByIssuer || by == BySource || by == ByManaged || by == ByDay
-	err := s.db.Read().All(ctx, qFacet[by][form], func(r *db.Row) error {
-		key := ""
-		if numeric {
-			key = strconv.FormatInt(r.Int64(), 10)
-		} else {
-			key = r.Text()
+	for _, at := range c.spans(g) {
+		args, form := c.rollupArgs(at)
+		err := s.db.Read().All(ctx, qFacet[by][form], func(r *db.Row) error {
+			key := ""
+			if numeric {
+				key = strconv.FormatInt(r.Int64(), 10)
+			} else {
+				key = r.Text()
+			}
+			if n := r.Int64(); n != 0 {
+				sums[key] += n
+			}
+			return nil
+		}, args...)
+		if err != nil {
+			return nil, fmt.Errorf("count certificates: %w", err)
 		}
-		if n := r.Int64(); n != 0 {
-			sums[key] += n
-		}
-		return nil
-	}, args...)
-	if err != nil {
-		return nil, fmt.Errorf("count certificates: %w", err)
 	}
 	return sums, nil
 }
@@ -383,7 +426,7 @@ func (s *Store) Timeline(ctx context.Context, f Filter, from, to time.Time, by D
 }
 
 func (s *Store) buckets(ctx context.Context, c *conditions, g *grain, by Dimension) ([]Bucket, error) {
-	args, form := c.rollupArgs(g)
+	args, form := c.rollupArgs(c.days(g))
 	days := map[int64]map[string]int64{}
 	err := s.db.Read().All(ctx, qTimeline[by][form], func(r *db.Row) error {
 		day, value := r.Int64(), ""

@@ -78,6 +78,15 @@ const (
 
 var formNames = []string{"", "_visible", "_filtered"}
 
+// length says how long a rows statement of a form may take: one that filters
+// reads a window of the index, the others no more than the page.
+func (f form) length() db.Option {
+	if f == filtered {
+		return db.Long("it may read a whole window for one row")
+	}
+	return db.Long("")
+}
+
 // residuals is how many arguments the residual conditions have.
 const residuals = 27
 
@@ -174,7 +183,7 @@ func (p *path) build() *path {
 	for dir, word := range []string{"asc", "desc"} {
 		for f, suffix := range formNames {
 			if form(f) == filtered || !p.whole && !p.first() {
-				p.rows[dir][f] = db.SQL("inventory.list_"+p.name+"_"+word+suffix, p.rowsText(dir, form(f)))
+				p.rows[dir][f] = db.SQL("inventory.list_"+p.name+"_"+word+suffix, p.rowsText(dir, form(f)), form(f).length())
 			}
 		}
 		if !p.whole {

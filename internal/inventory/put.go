@@ -364,7 +364,7 @@ func (c *change) relatives(ctx context.Context, fresh []*record) (map[int64]bool
 func (r *record) member(id string, now int64) *member {
 	m := &member{id: id, fingerprint: r.fingerprint, notBefore: r.meta.NotBefore.UnixMilli(), notAfter: r.meta.NotAfter.UnixMilli(),
 		revokedAt: r.revokedAt, lineage: r.lineage}
-	m.dims = dims{day: m.notAfter / dayMillis, issuer: r.issuer.id, key: clean(r.meta.Key, maxToken), owner: r.owner, team: r.team,
+	m.dims = dims{day: dayOf(m.notAfter), issuer: r.issuer.id, key: clean(r.meta.Key, maxToken), owner: r.owner, team: r.team,
 		environment: r.environment, source: r.source}
 	if r.managed {
 		m.managed = 1

@@ -3,9 +3,11 @@ package inventory
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -16,7 +18,7 @@ const dayMillis = 24 * 60 * 60 * 1000
 
 // dims are the dimensions by which certificates are counted.
 type dims struct {
-	day         int64 // not_after / dayMillis
+	day         int64 // of not_after, see dayOf
 	status      Status
 	issuer      int64
 	key         string
@@ -59,38 +61,79 @@ type grain struct {
 	name string
 	dims []Dimension
 	keep func(dims) dims
+	// blocks marks the grain that has the cells of another one by day summed up
+	// over blocks of days.
+	blocks bool
 }
 
-// grains are ordered from the cheapest to read to the dearest.
-var grains = []grain{
-	{"make", []Dimension{ByStatus, ByIssuer, ByKey, ByEnvironment}, func(d dims) dims {
+// blockDays is how many days make a block. A span of days is some whole blocks
+// and fewer than two of them in days, however long it is.
+const blockDays = 16
+
+// blockSuffix is what the name of a grain of blocks has behind that of the
+// grain of days.
+const blockSuffix = "_blocks"
+
+// floor is the greatest multiple of n up to v.
+func floor(v, n int64) int64 { return v - (v%n+n)%n }
+
+// dayOf is the day of an instant, blockOf the first day of the block of a day.
+func dayOf(ms int64) int64    { return floor(ms, dayMillis) / dayMillis }
+func blockOf(day int64) int64 { return floor(day, blockDays) }
+
+// grains are ordered from the cheapest to read to the dearest, those of blocks
+// at the end.
+var grains = withBlocks([]grain{
+	{name: "kind", dims: []Dimension{ByStatus, ByKey, BySource, ByManaged}, keep: func(d dims) dims {
+		return dims{status: d.status, key: d.key, source: d.source, managed: d.managed}
+	}},
+	{name: "make", dims: []Dimension{ByStatus, ByIssuer, ByKey, ByEnvironment}, keep: func(d dims) dims {
 		return dims{status: d.status, issuer: d.issuer, key: d.key, environment: d.environment}
 	}},
-	{"place", []Dimension{ByStatus, ByOwner, ByTeam, ByEnvironment}, func(d dims) dims {
+	{name: "place", dims: []Dimension{ByStatus, ByOwner, ByTeam, ByEnvironment}, keep: func(d dims) dims {
 		return dims{status: d.status, owner: d.owner, team: d.team, environment: d.environment}
 	}},
-	{"origin", []Dimension{ByStatus, ByIssuer, ByEnvironment, BySource, ByManaged}, func(d dims) dims {
-		return dims{status: d.status, issuer: d.issuer, environment: d.environment, source: d.source, managed: d.managed}
-	}},
-	{"held", []Dimension{ByStatus, ByOwner, BySource, ByManaged}, func(d dims) dims {
+	{name: "held", dims: []Dimension{ByStatus, ByOwner, BySource, ByManaged}, keep: func(d dims) dims {
 		return dims{status: d.status, owner: d.owner, source: d.source, managed: d.managed}
 	}},
-	{"facet", []Dimension{ByStatus, ByIssuer, ByKey, ByOwner, ByTeam}, func(d dims) dims {
+	{name: "origin", dims: []Dimension{ByStatus, ByIssuer, ByKey, ByEnvironment, BySource, ByManaged}, keep: func(d dims) dims {
+		return dims{status: d.status, issuer: d.issuer, key: d.key, environment: d.environment, source: d.source, managed: d.managed}
+	}},
+	{name: "facet", dims: []Dimension{ByStatus, ByIssuer, ByKey, ByOwner, ByTeam}, keep: func(d dims) dims {
 		return dims{status: d.status, issuer: d.issuer, key: d.key, owner: d.owner, team: d.team}
 	}},
-	{"expiry", []Dimension{ByDay, ByStatus, ByIssuer, ByKey}, func(d dims) dims {
+	{name: "arrival", dims: []Dimension{ByDay, ByStatus, BySource, ByManaged}, keep: func(d dims) dims {
+		return dims{day: d.day, status: d.status, source: d.source, managed: d.managed}
+	}},
+	{name: "expiry", dims: []Dimension{ByDay, ByStatus, ByIssuer, ByKey}, keep: func(d dims) dims {
 		return dims{day: d.day, status: d.status, issuer: d.issuer, key: d.key}
 	}},
-	{"group", []Dimension{ByDay, ByStatus, ByTeam, ByEnvironment}, func(d dims) dims {
+	{name: "group", dims: []Dimension{ByDay, ByStatus, ByTeam, ByEnvironment}, keep: func(d dims) dims {
 		return dims{day: d.day, status: d.status, team: d.team, environment: d.environment}
 	}},
-	{"owner", []Dimension{ByDay, ByStatus, ByOwner}, func(d dims) dims { return dims{day: d.day, status: d.status, owner: d.owner} }},
+	{name: "owner", dims: []Dimension{ByDay, ByStatus, ByOwner}, keep: func(d dims) dims {
+		return dims{day: d.day, status: d.status, owner: d.owner}
+	}},
+})
+
+// withBlocks adds the grains of blocks to those by day.
+func withBlocks(all []grain) []grain {
+	for _, g := range all {
+		if !slices.Contains(g.dims, ByDay) {
+			continue
+		}
+		all = append(all, grain{name: g.name + blockSuffix, dims: g.dims, blocks: true, keep: func(d dims) dims {
+			d.day = blockOf(d.day)
+			return g.keep(d)
+		}})
+	}
+	return all
 }
 
 // covering returns the cheapest grain that has all of want, or nil.
 func covering(want ...Dimension) *grain {
 	for i := range grains {
-		all := true
+		all := !grains[i].blocks
 		for _, d := range want {
 			all = all && slices.Contains(grains[i].dims, d)
 		}
@@ -147,7 +190,8 @@ var (
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 		ON CONFLICT (`+rollupKey+`) DO UPDATE SET n = inventory_rollup.n + excluded.n`)
 	qClearCells = db.SQL("inventory.delete_cells", `DELETE FROM inventory_rollup`, db.Scan("rebuilds the table"))
-	qRecount    = recountStatements()
+	qAllDims    = db.SQL("inventory.list_dimensions", `SELECT not_after, status, issuer_id, key_type, owner, team, environment, source, managed FROM inventory`,
+		db.Scan("counts every certificate anew"), db.Long("the same"))
 )
 
 // maxOwners bounds Owners.
@@ -175,46 +219,49 @@ func (l ledger) flush(tx *db.Tx) {
 	clear(l)
 }
 
-// recountStatements returns, per grain, the statement that counts anew.
-func recountStatements() []*db.Stmt {
-	source := map[Dimension]string{ByDay: fmt.Sprintf("not_after / %d", dayMillis), ByStatus: "status", ByIssuer: "issuer_id", ByKey: "key_type",
-		ByOwner: "owner", ByTeam: "team", ByEnvironment: "environment", BySource: "source", ByManaged: "managed"}
-	empty := map[Dimension]string{ByDay: "0", ByStatus: "''", ByIssuer: "0", ByKey: "''", ByOwner: "''", ByTeam: "''", ByEnvironment: "''", BySource: "0", ByManaged: "0"}
-	var out []*db.Stmt
-	for _, g := range grains {
-		var values, group []string
-		for _, d := range []Dimension{ByDay, ByStatus, ByIssuer, ByKey, ByOwner, ByTeam, ByEnvironment, BySource, ByManaged} {
-			if !slices.Contains(g.dims, d) {
-				values = append(values, empty[d])
-				continue
-			}
-			values = append(values, source[d])
-			group = append(group, source[d])
-		}
-		out = append(out, db.SQL("inventory.recount_"+g.name, `INSERT INTO inventory_rollup (`+rollupKey+`, n)
-			SELECT '`+g.name+`', `+strings.Join(values, ", ")+`, count(*) FROM inventory GROUP BY `+strings.Join(group, ", "),
-			db.Scan("counts every certificate anew")))
-	}
-	return out
-}
-
 // Rebuild counts everything anew, in one transaction. Roll-ups follow every
-// change by themselves; this is for a restored or damaged database, and holds
-// up other structural changes for some seconds per million certificates.
-func (s *Store) Rebuild(ctx context.Context) error {
+// change by themselves; this is for a damaged database, and holds up other
+// structural changes for some seconds per million certificates.
+func (s *Store) Rebuild(ctx context.Context) error { return s.rebuild(ctx, nil) }
+
+// rebuild also runs more, if it is not nil, in the transaction.
+func (s *Store) rebuild(ctx context.Context, more func(*db.Tx)) error {
 	err := s.change(ctx, func(ctx context.Context, c *change) error {
 		if _, err := c.tx.Exec(ctx, qClearCells); err != nil {
 			return err
 		}
-		for _, q := range qRecount {
-			if _, err := c.tx.Exec(ctx, q); err != nil {
-				return err
-			}
+		if more != nil {
+			more(c.tx)
 		}
-		return nil
+		return c.tx.All(ctx, qAllDims, func(r *db.Row) error {
+			c.counts.add(dims{day: dayOf(r.Int64()), status: Status(r.Word()), issuer: r.Int64(), key: r.Word(), owner: r.Word(), team: r.Word(),
+				environment: r.Word(), source: Source(r.Int64()), managed: r.Int64()}, 1)
+			return nil
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("rebuild roll-ups: %w", err)
 	}
 	return nil
+}
+
+// The setting that says which grains the roll-ups have. Whoever changes grains
+// counts rollupShape up.
+const (
+	rollupSetting = "inventory.rollups"
+	rollupShape   = "2"
+)
+
+// Upgrade counts everything anew if the roll-ups were kept, or dumped, by a
+// program with other grains, and reports whether it did. Call it before the
+// counts are asked for.
+func (s *Store) Upgrade(ctx context.Context, now time.Time) (counted bool, err error) {
+	shape, err := db.Get(ctx, s.db.Read(), qSetting, (*db.Row).Text, rollupSetting)
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return false, fmt.Errorf("read shape of roll-ups: %w", err)
+	}
+	if shape == rollupShape {
+		return false, nil
+	}
+	return true, s.rebuild(ctx, func(tx *db.Tx) { tx.Queue(qSetSetting, nil, rollupSetting, rollupShape, now) })
 }

@@ -30,8 +30,8 @@ func Seed(ctx context.Context, d *db.DB, n int, now time.Time) error {
 const estateSetting = "inventory.estate"
 
 var (
-	qEstate    = db.SQL("inventory.get_estate", `SELECT value FROM setting WHERE name = $1`)
-	qSetEstate = db.SQL("inventory.set_estate", `INSERT INTO setting (name, value, updated_at) VALUES ($1, $2, $3)
+	qSetting    = db.SQL("inventory.get_setting", `SELECT value FROM setting WHERE name = $1`)
+	qSetSetting = db.SQL("inventory.set_setting", `INSERT INTO setting (name, value, updated_at) VALUES ($1, $2, $3)
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at`)
 )
 
@@ -45,11 +45,11 @@ func Estate(ctx context.Context, d *db.DB, n int, now time.Time, progress func(m
 	}
 	mark := func(state string) error {
 		return d.Write(ctx, func(tx *db.Tx) error {
-			_, err := tx.Exec(ctx, qSetEstate, estateSetting, state, now)
+			_, err := tx.Exec(ctx, qSetSetting, estateSetting, state, now)
 			return err
 		})
 	}
-	switch state, err := db.Get(ctx, d.Read(), qEstate, (*db.Row).Text, estateSetting); {
+	switch state, err := db.Get(ctx, d.Read(), qSetting, (*db.Row).Text, estateSetting); {
 	case err == nil && state == "done":
 		return false, nil
 	case err == nil:
@@ -235,7 +235,7 @@ func (e *estate) one(h heir, counts ledger) {
 		e.pending = append(e.pending, next)
 		successor = next.id
 	}
-	m := member{id: h.id, notBefore: h.notAfter - lifetime*dayMillis, notAfter: h.notAfter, dims: dims{day: h.notAfter / dayMillis, issuer: sum64(issuer),
+	m := member{id: h.id, notBefore: h.notAfter - lifetime*dayMillis, notAfter: h.notAfter, dims: dims{day: dayOf(h.notAfter), issuer: sum64(issuer),
 		key: h.key, owner: ownerName(h.owner), team: fmt.Sprintf("team-%02d", h.owner%23), environment: seedEnvs[e.rnd.IntN(len(seedEnvs))],
 		source: seedSources[e.rnd.IntN(len(seedSources))]}}
 	if e.rnd.IntN(2000) == 0 {

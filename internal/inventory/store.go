@@ -247,7 +247,7 @@ func scanMember(r *db.Row) *member {
 	m := &member{id: r.Text(), fingerprint: r.Text(), dims: dims{status: Status(r.Text()), issuer: r.Int64(), key: r.Text(),
 		owner: r.Text(), team: r.Text(), environment: r.Text(), source: Source(r.Int64()), managed: r.Int64()},
 		notBefore: r.Int64(), notAfter: r.Int64(), revokedAt: r.Int64(), retired: r.Int64() != 0, lineage: r.Int64(), successor: r.Text(), hasDER: r.Bool()}
-	m.day = m.notAfter / dayMillis
+	m.day = dayOf(m.notAfter)
 	return m
 }
 

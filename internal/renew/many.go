@@ -24,7 +24,7 @@ var (
 		ORDER BY id LIMIT $5`)
 	qSelectCount = db.SQL("renew.count_selected", `SELECT count(*) FROM managed WHERE drill_id IS NULL AND paused = 0 AND live_id IS NOT NULL
 		AND ($1::text = '' OR issued_by = $1::text) AND ($2::text = '' OR owner = $2::text) AND ($3::bigint IS NULL OR not_after < $3::bigint)`,
-		db.Scan("the plan of a bulk action may be about every certificate"))
+		db.Scan("the plan of a bulk action may be about every certificate"), db.Long("the same"))
 	// The same for one owner, who has an index.
 	qSelectOwned = db.SQL("renew.select_managed_of_owner", `SELECT id FROM managed WHERE owner = $3 AND id > $1 AND drill_id IS NULL AND paused = 0 AND live_id IS NOT NULL
 		AND ($2::text = '' OR issued_by = $2::text) AND ($4::bigint IS NULL OR not_after < $4::bigint) ORDER BY id LIMIT $5`)

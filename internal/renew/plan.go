@@ -57,7 +57,7 @@ type planGroup struct {
 }
 
 var qPlanGroups = db.SQL("renew.count_plan", `SELECT issuer, COALESCE(renew_at, created_at) / 86400000, COALESCE(not_after - not_before + 1000, 0) / 86400000, count(*)
-	FROM managed WHERE drill_id IS NULL AND paused = 0 GROUP BY 1, 2, 3`, db.Scan("a plan is about every certificate; asked for by people"))
+	FROM managed WHERE drill_id IS NULL AND paused = 0 GROUP BY 1, 2, 3`, db.Scan("a plan is about every certificate; asked for by people"), db.Long("the same"))
 
 // maxPlanDays bounds a plan.
 const maxPlanDays = 400

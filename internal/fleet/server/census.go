@@ -44,8 +44,8 @@ type Placed struct {
 
 var (
 	qVersions = db.SQL("fleet.count_versions", `SELECT version, state, count(*), sum(CASE WHEN seen_at IS NULL OR seen_at < $1 THEN 1 ELSE 0 END)::bigint
-		FROM agent GROUP BY version, state ORDER BY version, state LIMIT 1000`, db.Scan("a fleet is tens of thousands of rows at most, and people look at it"))
-	qWork = db.SQL("fleet.count_assignments", `SELECT state, count(*) FROM agent_assignment GROUP BY state`, db.Scan("one walk over the index by state"))
+		FROM agent GROUP BY version, state ORDER BY version, state LIMIT 1000`, db.Scan("a fleet is tens of thousands of rows at most, and people look at it"), db.Long("the same"))
+	qWork = db.SQL("fleet.count_assignments", `SELECT state, count(*) FROM agent_assignment GROUP BY state`, db.Scan("one walk over the index by state"), db.Long("the same"))
 	qFind = db.SQL("fleet.find_agents", `SELECT `+agentColumns+` FROM agent WHERE name > $1 AND ($3::text = '' OR state = $3::text) AND ($4::text = '' OR version = $4::text)
 		AND ($5::bigint = 0 OR seen_at IS NULL OR seen_at < $5::bigint) ORDER BY name LIMIT $2`)
 
