@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json/v2"
+	"fmt"
 	"io"
 	"net/http"
 
@@ -29,8 +30,21 @@ func newContext(op *huma.Operation, r *http.Request, w http.ResponseWriter) huma
 // jsonFormat encodes without HTML escapes, and decodes strictly: a repeated
 // member or bad UTF-8 is an error.
 var jsonFormat = huma.Format{
-	Marshal:   func(w io.Writer, v any) error { return json.MarshalWrite(w, v) },
+	Marshal:   marshal,
 	Unmarshal: func(b []byte, v any) error { return json.Unmarshal(b, v) },
+}
+
+func marshal(w io.Writer, v any) error {
+	a, ok := v.(appender)
+	if !ok {
+		return json.MarshalWrite(w, v)
+	}
+	body, err := a.appendJSON(nil)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	_, err = w.Write(body)
+	return err
 }
 
 // newHuma configures the library that turns functions into operations.

@@ -219,7 +219,8 @@ type Database struct {
 	// here; it is never printed or logged.
 	URL string `toml:"url" format:"database"`
 
-	// Connections that read. SQLite: readers beside the one writer.
+	// Connections that read. SQLite: readers beside the one writer, and half as
+	// many more that long queries leave to short ones.
 	// PostgreSQL: connections to replicas, or to the primary when there are none.
 	ReadPool int `toml:"read_pool" min:"1" max:"1000"`
 

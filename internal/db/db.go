@@ -60,7 +60,8 @@ type Q interface {
 type Config struct {
 	// URL is a SQLite path (optionally "sqlite:PATH") or a postgres:// URL.
 	URL string
-	// ReadPool is the number of SQLite read connections (default 4), or the
+	// ReadPool is the number of SQLite read connections (default 4), besides half
+	// as many more for short statements (see Long), or the
 	// size of PostgreSQL's pool (default 4 per core, at least 10).
 	ReadPool int
 	// WriteBatch is the most callbacks that share one commit (default 256).

@@ -5,18 +5,21 @@ import (
 	"errors"
 )
 
-// litePool are the read connections. Long statements (see Long) share half of
-// them. A few that take milliseconds would otherwise hold them all, and what
-// takes microseconds, such as an agent's question, would queue behind them: more
-// of them at once than there are cores gains nothing anyway.
+// litePool are the read connections: some for every statement, and half as many
+// more that long ones (see Long) leave alone. A few that take milliseconds would
+// otherwise hold them all, and what takes microseconds, such as an agent's
+// question, would queue behind them.
 type litePool struct {
 	free chan *liteConn
 	long chan struct{} // holds a token for each long statement that runs
 	size int           // connections that were added
 }
 
-func newLitePool(size int) *litePool {
-	return &litePool{free: make(chan *liteConn, size), long: make(chan struct{}, max(size/2, 1))}
+// newLitePool returns an empty pool in which up to long long statements run at
+// once, and how many connections it wants.
+func newLitePool(long int) (p *litePool, connections int) {
+	connections = long + (long+1)/2
+	return &litePool{free: make(chan *liteConn, connections), long: make(chan struct{}, long)}, connections
 }
 
 // add puts a new connection into the pool.

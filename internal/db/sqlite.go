@@ -78,10 +78,11 @@ func openSQLite(path string, cfg Config) (*liteEngine, error) {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), w.close())
 	}
 	e := &liteEngine{
-		readers: newLitePool(n), path: path,
+		path:  path,
 		queue: make(chan *liteWrite, cfg.WriteQueue), batch: cfg.WriteBatch,
 		stopped: make(chan *liteConn, 1),
 	}
+	e.readers, n = newLitePool(n)
 	for range n {
 		r, err := openLite(path, cfg, sqlite.OpenReadOnly|sqlite.OpenNoMutex)
 		if err != nil {

@@ -31,8 +31,8 @@ func Scan(why string) Option { return func(s *Stmt) { s.FullScan = why != "" } }
 
 // Long marks a statement that may run for milliseconds although nothing is wrong
 // with it: a count, a walk over thousands of rows. On SQLite such statements
-// leave connections to the short ones, which would otherwise queue behind them.
-// why is for the reader.
+// leave some connections to the short ones, which would otherwise queue behind
+// them. why is for the reader.
 func Long(why string) Option { return func(s *Stmt) { s.long = why != "" } }
 
 // registry lists every statement of the program, so that tests can prepare and

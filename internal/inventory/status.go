@@ -89,7 +89,10 @@ func (s Source) Valid() bool { return s > 0 && s <= allSources }
 
 // Names returns the members of s as users write them ("ca", "scan").
 func (s Source) Names() []string {
-	var out []string
+	if s == 0 {
+		return nil
+	}
+	out := make([]string, 0, len(sourceNames))
 	for i, name := range sourceNames {
 		if s&(1<<i) != 0 {
 			out = append(out, name)

@@ -61,8 +61,8 @@ const shown = `c.id, c.fingerprint, c.status, c.source, c.managed, c.owner, c.te
 	c.revoked_at, c.retired_at, c.successor_id`
 
 func scanCertificate(r *db.Row) Certificate {
-	return Certificate{ID: r.Text(), Fingerprint: r.Text(), Status: Status(r.Text()), Source: Source(r.Int64()), Managed: r.Bool(),
-		Owner: r.Text(), Team: r.Text(), Environment: r.Text(), IssuerID: r.Int64(), KeyType: r.Text(), Signature: r.Text(),
+	return Certificate{ID: r.Text(), Fingerprint: r.Text(), Status: Status(r.Word()), Source: Source(r.Int64()), Managed: r.Bool(),
+		Owner: r.Text(), Team: r.Text(), Environment: r.Word(), IssuerID: r.Int64(), KeyType: r.Word(), Signature: r.Word(),
 		Serial: r.Text(), CommonName: r.Text(), Names: strings.Fields(r.Text()), NameCount: r.Int(), CA: r.Bool(),
 		NotBefore: r.Time(), NotAfter: r.Time(), FirstSeenAt: r.Time(), LastSeenAt: r.Time(), RevokedAt: r.Time(), RetiredAt: r.Time(),
 		SuccessorID: r.Text()}

@@ -1,0 +1,4 @@
+package api
+
+// Marshal is how answers are encoded.
+var Marshal = marshal
