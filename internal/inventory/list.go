@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery/internal/db"
@@ -263,6 +264,9 @@ func (f *filler) read(ctx context.Context, to []any) (bool, error) {
 	args = append(args, int64(room))
 	if f.where != "" {
 		args = append(args, f.arg)
+	}
+	if f.form != filtered { // most of what is read is shown
+		f.page.Certificates = slices.Grow(f.page.Certificates, room-1)
 	}
 	var last []any
 	got := 0
