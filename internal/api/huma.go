@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -39,13 +40,24 @@ func marshal(w io.Writer, v any) error {
 	if !ok {
 		return json.MarshalWrite(w, v)
 	}
-	body, err := a.appendJSON(nil)
+	buf := bodyBuffers.Get().(*[]byte)
+	defer bodyBuffers.Put(buf)
+	body, err := a.appendJSON((*buf)[:0])
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	_, err = w.Write(body)
+	if cap(body) <= maxBuffer {
+		*buf = body
+	}
+	_, err = w.Write(body) // which keeps nothing of it
 	return err
 }
+
+// maxBuffer bounds, in octets, what is kept of a body for the next one: a page
+// of 1,000 certificates fits.
+const maxBuffer = 1 << 20
+
+var bodyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // newHuma configures the library that turns functions into operations.
 func newHuma(s *Server) huma.API {

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -92,7 +93,7 @@ func (s Source) Names() []string {
 	if s == 0 {
 		return nil
 	}
-	out := make([]string, 0, len(sourceNames))
+	out := make([]string, 0, bits.OnesCount64(uint64(s)))
 	for i, name := range sourceNames {
 		if s&(1<<i) != 0 {
 			out = append(out, name)
