@@ -30,6 +30,8 @@ type reach string
 const (
 	whole  reach = ""       // refused
 	judged reach = "judged" // its handler holds what it shows and changes against the scope
+	owners reach = "owners" // the same, for a scope of owners alone; other scopes are refused
+	issued reach = "issued" // the same, for a scope of authorities and profiles alone
 	open   reach = "open"   // says nothing about anybody's certificates, and changes nothing of theirs
 )
 
@@ -39,9 +41,9 @@ var (
 	viewer   = access{need: token.Read}
 	common   = access{need: token.Read, reach: open}
 	part     = access{need: token.Read, reach: judged}
-	books    = access{need: token.Read, feed: journalFeed, reach: judged}
-	listing  = access{need: token.Read, feed: certificateFeed, reach: judged, lag: listingLag}
-	counts   = access{need: token.Read, feed: certificateFeed, reach: judged, lag: countsLag}
+	books    = access{need: token.Read, feed: journalFeed, reach: issued}
+	listing  = access{need: token.Read, feed: certificateFeed, reach: owners, lag: listingLag}
+	counts   = access{need: token.Read, feed: certificateFeed, reach: owners, lag: countsLag}
 	places   = access{need: token.Read, feed: endpointFeed}
 	auditor  = access{need: token.Audit}
 	operator = access{need: token.Operate}
@@ -211,7 +213,7 @@ var accessTable = map[string]access{
 	"put-alert-rule":        admin,
 	"delete-alert-rule":     admin,
 
-	"list-approvals":    viewer,
+	"list-approvals":    part,
 	"get-approval":      part,
 	"decide-approval":   approver,
 	"withdraw-approval": part,
@@ -254,14 +256,31 @@ func (s *Server) admit(r *http.Request, need access) (caller, error) {
 	if err != nil {
 		return c, err
 	}
-	if !c.role.Allows(need.need) {
-		return c, fault.New(fault.Forbidden, "this needs the permission %s, which the roles %s have; %q has the role %s; ask an administrator",
-			need.need, roleList(need.need), c.name, c.role)
-	}
-	if need.reach == whole && !c.scope.Whole() {
-		return c, fault.New(fault.Forbidden, "this concerns the whole estate, and your sign-in is limited to a part; ask an administrator")
+	if err := need.refusal(c); err != nil {
+		return c, err
 	}
 	return c, s.limit(c)
+}
+
+// refusal says why a caller may not call an operation, whatever they ask of it;
+// nil if they may. The words name nothing of the operation, so that what is
+// refused for one reason can be told together (Session.Withheld).
+func (a access) refusal(c caller) error {
+	if a.need != token.Public && !c.role.Allows(a.need) {
+		return fault.New(fault.Forbidden, "this needs the permission %s, which the roles %s have; %q has the role %s; ask an administrator",
+			a.need, roleList(a.need), c.name, c.role)
+	}
+	byOwner, byIssuer := len(c.scope.Owners) > 0, len(c.scope.CAs)+len(c.scope.Profiles) > 0
+	switch {
+	case a.need == token.Public || c.scope.Whole():
+	case a.reach == whole:
+		return fault.New(fault.Forbidden, "this concerns the whole estate, and your sign-in is limited to a part; ask an administrator")
+	case a.reach == owners && byIssuer:
+		return fault.New(fault.Forbidden, "your sign-in is limited to authorities or profiles, which lists of the inventory cannot be held against; list what was issued instead (GET %s/issued)", Prefix)
+	case a.reach == issued && byOwner:
+		return fault.New(fault.Forbidden, "your sign-in is limited to owners, which the books of the CA do not know; list certificates instead (GET %s/certs)", Prefix)
+	}
+	return nil
 }
 
 func roleList(p token.Permission) string {

@@ -234,3 +234,44 @@ func TestTokenLife(t *testing.T) {
 		}
 	})
 }
+
+// TestWithheld: a sign-in is told beforehand what it would be refused, and why,
+// so that nobody has to try.
+func TestWithheld(t *testing.T) {
+	w := newWorld(t, dbtest.SQLiteURL(t))
+	_, doc := openapi(t)
+	want, calls := permissions(t), map[string]api.Call{"stream-events": {ID: "stream-events", Method: "GET", Path: api.Prefix + "/events"}}
+	for path, methods := range doc.Paths {
+		for method, op := range methods {
+			calls[op.OperationID] = api.Call{ID: op.OperationID, Method: strings.ToUpper(method), Path: path}
+		}
+	}
+	ofOwner := []string{"list-issued"} // what a part is refused although others with a scope are not
+	for i, c := range w.everybody(t)[1:] {
+		who, got := people[i+1], map[string]bool{}
+		session, err := client.Get[api.Session](ctx, c, "/session", nil)
+		check(t, err)
+		for _, v := range session.Withheld {
+			if missing := v.Permission != "" && !session.Role.Allows(v.Permission); v.Why == "" || !strings.Contains(v.Why, "ask an administrator") && !strings.Contains(v.Why, "instead") || missing == (who == "limited") {
+				t.Errorf("%s: %q for want of %q", who, v.Why, v.Permission)
+			}
+			for _, call := range v.Operations {
+				if got[call.ID] = true; call != calls[call.ID] {
+					t.Errorf("%s: %+v, want %+v", who, call, calls[call.ID])
+				}
+			}
+		}
+		for id := range calls {
+			if refused := want[id][who] == "no" || who == "limited" && slices.Contains(ofOwner, id); refused != got[id] {
+				t.Errorf("%s: %s withheld: %v, want %v", who, id, got[id], refused)
+			}
+		}
+	}
+	byIssuer := w.client(t, w.tokenOf(t, token.Spec{Name: "x", Role: token.Operator, Scope: token.Scope{CAs: []string{"default"}}}))
+	session, err := client.Get[api.Session](ctx, byIssuer, "/session", nil)
+	check(t, err)
+	i := slices.IndexFunc(session.Withheld, func(v api.Withheld) bool { return v.Operations[0].ID == "list-certificates" })
+	if i < 0 || !strings.Contains(session.Withheld[i].Why, "/issued") {
+		t.Errorf("a limit to an authority: %+v", session.Withheld)
+	}
+}

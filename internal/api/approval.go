@@ -338,7 +338,11 @@ func (s *Server) listApprovals(ctx context.Context, in *listApprovalsInput) (*pa
 	if err != nil {
 		return nil, err
 	}
-	return pageFrom(rows, in.Limit, func(m *remembered) string { return m.ID }, viewApproval), nil
+	page := pageFrom(rows, in.Limit, func(m *remembered) string { return m.ID }, viewApproval)
+	if _, is := limited(ctx); is { // what others ask for may be about anybody's certificates
+		page.Body.Items = slices.DeleteFunc(page.Body.Items, func(v ApprovalView) bool { return v.Actor != actorOf(ctx) })
+	}
+	return page, nil
 }
 
 func (s *Server) approval(ctx context.Context, id string) (remembered, error) {

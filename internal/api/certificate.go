@@ -96,12 +96,10 @@ func (s *Server) listIssued(ctx context.Context, in *listIssuedInput) (*pageOf[C
 		return nil, err
 	}
 	page, err := ca.Find(ctx, s.cfg.DB.Read(), query, in.Cursor, in.Limit)
-	if err == nil {
-		page.Certificates, err = covered(ctx, page.Certificates)
-	}
 	if err != nil {
 		return nil, err
 	}
+	page.Certificates = covered(ctx, page.Certificates)
 	out := &pageOf[Certificate]{Page[Certificate]{Items: make([]Certificate, len(page.Certificates)), Next: page.Next}}
 	for i := range page.Certificates {
 		out.Body.Items[i] = viewCertificate(&page.Certificates[i], at)

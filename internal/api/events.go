@@ -126,7 +126,7 @@ func (s *Server) look(ctx context.Context, last int64) (int64, error) {
 }
 
 // streamOperation names the stream where operations are named.
-var streamOperation = &huma.Operation{OperationID: "stream-events"}
+var streamOperation = &huma.Operation{OperationID: "stream-events", Method: http.MethodGet, Path: eventsPath}
 
 // eventRoutes mounts the stream.
 func (s *Server) eventRoutes(g *httpd.Group) {

@@ -187,6 +187,9 @@ func TestScopeChangesNothingOfOthers(t *testing.T) {
 	if _, err := client.Get[api.ApprovalView](ctx, s.limited, "/approvals/"+held, nil); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a request of somebody else: %v", err)
 	}
+	if waiting, _, err := client.List[api.ApprovalView](ctx, s.limited, "/approvals", nil, 0); err != nil || len(waiting) != 0 {
+		t.Errorf("requests of somebody else: %+v, %v", waiting, err)
+	}
 	if after := w.rows(t); after != before {
 		t.Errorf("something changed:\n%s\nbefore:\n%s", after, before)
 	}
@@ -288,5 +291,26 @@ func TestScopeAndMemory(t *testing.T) {
 		if resp.Header.Get("ETag") != "" || resp.Header.Get("Cache-Control") != "no-store" {
 			t.Error(resp.Header)
 		}
+	}
+}
+
+// TestScopeOfApprovals: whoever is limited sees what they asked for themselves,
+// and may take it back.
+func TestScopeOfApprovals(t *testing.T) {
+	w := newWorld(t, dbtest.SQLiteURL(t), func(c *api.Config) { c.Approval.Operations = []string{"renew-many"} })
+	text := w.tokenOf(t, token.Spec{Name: "x", Role: token.Operator, Scope: token.Scope{Owners: []string{"pay"}}})
+	limited := w.client(t, text)
+	for _, by := range []string{w.adminText(), text} {
+		if resp, body := w.raw(t, "POST", "/api/v1/managed/renew", `{"owner":"pay"}`, "Authorization", "Bearer "+by, "Content-Type", "application/json"); resp.Header.Get("X-Approval") == "" {
+			t.Fatal(resp.Status, body)
+		}
+	}
+	waiting, _, err := client.List[api.ApprovalView](ctx, limited, "/approvals", nil, 0)
+	if err != nil || len(waiting) != 1 || waiting[0].ActorName != "x" {
+		t.Fatalf("%+v, %v", waiting, err)
+	}
+	check(t, limited.Do(ctx, http.MethodDelete, "/approvals/"+waiting[0].ID, nil, nil, nil))
+	if all, _, err := client.List[api.ApprovalView](ctx, w.admin, "/approvals", nil, 0); err != nil || len(all) != 1 || all[0].ID == waiting[0].ID {
+		t.Errorf("%+v, %v", all, err)
 	}
 }

@@ -75,12 +75,49 @@ type Session struct {
 	Role        token.Role         `json:"role,omitempty"`
 	Permissions []token.Permission `json:"permissions" nullable:"false"`
 	Scope       *Scope             `json:"scope,omitempty"`
+	Withheld    []Withheld         `json:"withheld" nullable:"false" doc:"What they may not call, by the reason; all else is theirs, within their scope"`
 	ExpiresAt   *time.Time         `json:"expires_at,omitempty"`
 	CSRF        string             `json:"csrf,omitempty" doc:"Send it as X-CSRF-Token with whatever changes something"`
 }
 
-func viewSession(c caller) Session {
-	v := Session{SignedIn: true, Actor: c.actor, Name: c.name, Role: c.role, Permissions: c.role.Permissions(), Scope: viewScope(c.scope), CSRF: c.csrf}
+// Withheld is what a sign-in may not call for one reason.
+type Withheld struct {
+	Why        string           `json:"why" doc:"As a call is answered"`
+	Permission token.Permission `json:"permission,omitempty" doc:"The permission that is missing; none: the scope is too narrow"`
+	Operations []Call           `json:"operations" nullable:"false"`
+}
+
+// Call is an operation and how it is called.
+type Call struct {
+	ID     string `json:"id" doc:"operationId"`
+	Method string `json:"method"`
+	Path   string `json:"path" doc:"As in this document; {} are parameters"`
+}
+
+// withheld tells everything that a caller is refused, so that a page offers
+// none of it.
+func (s *Server) withheld(c caller) []Withheld {
+	out := []Withheld{}
+	for _, rt := range append(slices.Clip(s.routes), route{op: streamOperation, access: viewer}) {
+		err := rt.access.refusal(c)
+		if err == nil {
+			continue
+		}
+		v := Withheld{Why: fault.As(err).Detail}
+		if !c.role.Allows(rt.access.need) {
+			v.Permission = rt.access.need
+		}
+		i := slices.IndexFunc(out, func(o Withheld) bool { return o.Why == v.Why })
+		if i < 0 {
+			i, out = len(out), append(out, v)
+		}
+		out[i].Operations = append(out[i].Operations, Call{rt.op.OperationID, rt.op.Method, rt.op.Path})
+	}
+	return out
+}
+
+func (s *Server) viewSession(c caller) Session {
+	v := Session{SignedIn: true, Actor: c.actor, Name: c.name, Role: c.role, Permissions: c.role.Permissions(), Scope: viewScope(c.scope), Withheld: s.withheld(c), CSRF: c.csrf}
 	if c.session != nil {
 		v.ExpiresAt = instant(c.session.ExpiresAt)
 	}
@@ -100,7 +137,7 @@ type sessionInput struct {
 
 // getSession is public: a page asks it before anybody is signed in.
 func (s *Server) getSession(ctx context.Context, in *sessionInput) (*noStore[Session], error) {
-	out := &noStore[Session]{CacheControl: "no-store", Body: Session{Permissions: []token.Permission{}}}
+	out := &noStore[Session]{CacheControl: "no-store", Body: Session{Permissions: []token.Permission{}, Withheld: []Withheld{}}}
 	r := &http.Request{Method: http.MethodGet, Header: http.Header{}}
 	if in.Authorization != "" {
 		r.Header.Set("Authorization", in.Authorization)
@@ -111,7 +148,7 @@ func (s *Server) getSession(ctx context.Context, in *sessionInput) (*noStore[Ses
 	c, err := s.authenticate(r.WithContext(ctx))
 	switch {
 	case err == nil:
-		out.Body = viewSession(c)
+		out.Body = s.viewSession(c)
 	case !fault.Is(err, fault.Unauthorized):
 		return nil, err
 	}
@@ -155,7 +192,7 @@ func (s *Server) openSession(ctx context.Context, in *openSessionInput) (*cookie
 	}
 	c := tokenCaller(&t)
 	c.session, c.csrf = &n, token.CSRF(text)
-	return &cookieOutput{SetCookie: newCookie(text, n.ExpiresAt).String(), CacheControl: "no-store", Body: viewSession(c)}, nil
+	return &cookieOutput{SetCookie: newCookie(text, n.ExpiresAt).String(), CacheControl: "no-store", Body: s.viewSession(c)}, nil
 }
 
 // network is the key under which attempts of an address count: all of a /64 or

@@ -20,11 +20,15 @@ import (
 	"chancery/internal/testenv"
 )
 
-// views are the screens of the UI, and the text that shows that each is there.
-var views = []struct{ path, heading, text string }{
+// view is a screen of the UI, and the text that shows that it is there.
+type view struct{ path, heading, text string }
+
+// views are the screens of the UI, empty.
+var views = []view{
 	{"", "Overview", "Active certificates"},
 	{"certs", "Inventory", "certificates"},
 	{"issuance", "Issuance", "As it happens"},
+	{"issuance?show=issued", "Issuance", "Serial"},
 	{"issuance?show=orders", "Issuance", "No order was made"},
 	{"issuance?show=accounts", "Issuance", "No account was made"},
 	{"renewals", "Renewals", "In flight"},

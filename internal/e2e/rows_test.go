@@ -336,11 +336,11 @@ func (b *browser) keysInUse(t *testing.T, _ *filled) {
 }
 
 // rowViews are the screens once more, with rows.
-var rowViews = append([]struct{ path, heading, text string }{
+var rowViews = append([]view{
 	{"agents", "Agents", "web1"}, {"agents?show=assignments", "Agents", "www.shop.test"}, {"agents?show=failed", "Agents", "api.shop.test"}, {"agents?show=targets", "Agents", "web"}, {"agents?show=tokens", "Agents", "db1"}, {"agents/web1", "web1", "It said"},
 	{"alerts", "Alerts", "Silence…"}, {"alerts?view=rules", "Alerts", "new-admin"}, {"alerts?view=silences", "Alerts", "migration"}, {"alerts?view=deliveries", "Alerts", "Test hook"}, {"alerts?view=ct&state=acknowledged", "Alerts", "pay.shop.test"}, {"alerts?view=logs", "Alerts", "willow"},
 	{"policies", "Inventory", "no-weak-keys"}, {"keys", "Inventory", "Post-quantum share"}, {"renewals?show=managed", "Renewals", "app0.test"},
-}, []struct{ path, heading, text string }{{"", "Overview", "Active certificates"}, {"certs", "Inventory", "certificates"}}...)
+}, []view{{"", "Overview", "Active certificates"}, {"certs", "Inventory", "certificates"}}...)
 
 // screens looks at all of them on a phone and in the dark.
 func (b *browser) screens(t *testing.T, _ *filled) {

@@ -1,11 +1,20 @@
 // Calls of the public API. Answers to GET are kept with their entity tags, so
 // that asking again costs a 304.
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 
 export interface Problem { detail: string; status: number; type?: string; requestId?: string }
 
 export class Refused extends Error {
   constructor(public problem: Problem, public retryAfter?: number) { super(problem.detail); }
+}
+
+// Withheld is what a sign-in may not call for one reason.
+export interface Withheld { why: string; permission?: string; operations: { id: string; method: string; path: string }[] }
+
+// NotYours says that the sign-in may not ask for something. It is known
+// beforehand, so the server is not asked.
+export class NotYours extends Error {
+  constructor(public of: Withheld) { super(of.why); }
 }
 
 // Held says that a request waits for a second person.
@@ -19,16 +28,31 @@ export interface Scope { owners?: string[]; cas?: string[]; profiles?: string[] 
 
 export interface Session {
   signed_in: boolean; actor?: string; name?: string; role?: string; permissions: string[];
-  scope?: Scope; expires_at?: string; csrf?: string;
+  scope?: Scope; withheld: Withheld[]; expires_at?: string; csrf?: string;
 }
 
 // session is who is signed in; null until it is known.
 export const session = signal<Session | null>(null);
 
-// may reports whether whoever is signed in has a permission.
-export const may = (permission: string) => session.value?.permissions.includes(permission) ?? false;
-
 const base = "/api/v1";
+
+const barred = computed(() => {
+  const byID = new Map<string, Withheld>(), byCall: [RegExp, Withheld][] = [];
+  for (const w of session.value?.withheld ?? []) for (const o of w.operations) {
+    byID.set(o.id, w);
+    byCall.push([new RegExp(`^${o.method} ${o.path.replace(/\{\w+\}/g, "[^/?]+")}(\\?|$)`), w]);
+  }
+  return { byID, byCall };
+});
+
+// can reports whether whoever is signed in may call an operation.
+export const can = (operation: string) => !barred.value.byID.has(operation);
+// withheld returns why none of some operations may be called; undefined when
+// one of them may.
+export const withheld = (operations: string[]) => (operations.some(can) ? undefined : barred.value.byID.get(operations[0]));
+// limits says in words what a sign-in is limited to.
+export const limits = () => Object.entries({ owners: "owner", cas: "authority", profiles: "profile" }).flatMap(([k, word]) => { const of = session.value?.scope?.[k as keyof Scope]; return of?.length ? [`${word} ${of.join(" or ")}`] : []; }).join(", ");
+
 const kept = new Map<string, { etag: string; body: unknown }>();
 const maxKept = 200;
 
@@ -44,12 +68,14 @@ export function withQuery(path: string, query?: Query): string {
 async function refusal(r: Response): Promise<Error> {
   let problem: Problem = { detail: `The server answered ${r.status}.`, status: r.status };
   try { problem = { ...problem, ...(await r.json()) }; } catch { /* not JSON: the status has to do */ }
-  if (r.status === 401) session.value = { signed_in: false, permissions: [] };
+  if (r.status === 401) session.value = { signed_in: false, permissions: [], withheld: [] };
   const after = Number(r.headers.get("Retry-After"));
   return new Refused(problem, after > 0 ? after : undefined);
 }
 
 async function send(path: string, init: RequestInit): Promise<Response> {
+  const call = `${init.method ?? "GET"} ${base}${path}`, bar = barred.value.byCall.find(([pattern]) => pattern.test(call));
+  if (bar) throw new NotYours(bar[1]);
   try {
     return await fetch(base + path, { credentials: "same-origin", ...init });
   } catch (e) {
@@ -108,6 +134,10 @@ const maxFeed = 500;
 // would hold one of the few connections that a browser makes to a server. The
 // browser opens it again by itself when it breaks.
 export function follow(): () => void {
+  if (!can("stream-events")) { // the stream tells of everybody's certificates: ask from time to time instead
+    const timer = setInterval(() => { if (!document.hidden) changes.value++; }, 30_000);
+    return () => clearInterval(timer);
+  }
   let source: EventSource | undefined, pending: Change[] = [], timer = 0;
   const flush = () => {
     timer = 0;

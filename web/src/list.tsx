@@ -3,7 +3,7 @@
 // space selects.
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { changes, get, type Page, type Query, withQuery } from "./api";
+import { changes, get, limits, type Page, type Query, withQuery } from "./api";
 import { count } from "./format";
 import { Empty, Loading, save, Trouble } from "./parts";
 
@@ -97,7 +97,7 @@ export function List<T>(p: Props<T>) {
   const known = p.total ?? (next ? -1 : rows.length);
   const name = (i: number) => `${p.label.replace(/\W+/g, "-")}-${i}`;
   if (error && rows.length === 0) return <Trouble error={error} retry={begin} />;
-  if (!busy && next === undefined && rows.length === 0) return <>{p.empty}</>;
+  if (!busy && next === undefined && rows.length === 0) return <>{p.empty}{limits() && <p class="note center">Your sign-in shows only what belongs to {limits()}.</p>}</>;
   return (
     <div class="list">
       <div role="grid" aria-label={p.label} aria-rowcount={known} aria-multiselectable={p.select ? true : undefined} class="list-body" ref={box} tabIndex={0}

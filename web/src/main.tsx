@@ -1,9 +1,9 @@
 import "./style.css";
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { change, chaos, follow, live, session, whoAmI } from "./api";
+import { can, change, chaos, follow, live, session, whoAmI, withheld } from "./api";
 import { Link, match, path } from "./router";
-import { attempt, Empty, Loading, Sayings, Trouble } from "./parts";
+import { attempt, Empty, Head, Loading, NotShown, Sayings, Trouble } from "./parts";
 import { SignIn } from "./screens/signin";
 import { screens } from "./screens";
 
@@ -21,10 +21,11 @@ function Header() {
       <Link class="brand" to="/"><img src="/ui/icon.svg" alt="" width="24" height="24" /> Chancery</Link>
       <button type="button" class="menu" aria-expanded={open} aria-controls="nav" onClick={() => set(!open)}>Menu</button>
       <nav id="nav" aria-label="Views" class={open ? "open" : ""}>
-        {screens.filter((v) => v.nav).map((v) => <Link key={v.path} to={v.path} current={v.path === "/" ? path.value === "/" : path.value.startsWith(v.path) || screens.some((o) => o.under === v.path && o.path === path.value)}>{v.nav}</Link>)}
+        {screens.filter((v) => v.nav && !withheld(v.needs ?? [""])).map((v) => <Link key={v.path} to={v.path} current={v.path === "/" ? path.value === "/" : path.value.startsWith(v.path) || screens.some((o) => o.under === v.path && o.path === path.value)}>{v.nav}</Link>)}
       </nav>
       <div class="who">
-        <span class={`dot ${live.value ? "good" : "warn"}`} title={live.value ? "Changes arrive as they happen" : "The stream of changes is interrupted"} role="img" aria-label={live.value ? "live" : "not live"} />
+        {can("stream-events") ? <span class={`dot ${live.value ? "good" : "warn"}`} title={live.value ? "Changes arrive as they happen" : "The stream of changes is interrupted"} role="img" aria-label={live.value ? "live" : "not live"} />
+          : <span class="dot" title="What is shown is asked for again every half minute" role="img" aria-label="asked every half minute" />}
         <span title={s.actor}>{s.name} <span class="note">{s.role}</span></span>
         <button type="button" class="quiet" aria-label="Light, dark or as the system" title="Light, dark or as the system" onClick={() => setTheme({ "": "dark", dark: "light", light: "" }[theme()] ?? "")}>◐</button>
         <button type="button" class="quiet" onClick={() => attempt("You are signed out.", async () => { await change("DELETE", "/session"); await whoAmI(); })}>Sign out</button>
@@ -36,7 +37,9 @@ function Header() {
 function View() {
   for (const v of screens) {
     const found = match(v.path);
-    if (found) return <v.view {...found} key={v.path + JSON.stringify(found)} />;
+    if (!found) continue;
+    const bar = v.needs && withheld(v.needs);
+    return bar ? <><Head title={v.title ?? v.nav!} /><NotShown of={bar} /></> : <v.view {...found} key={v.path + JSON.stringify(found)} />;
   }
   return <Empty title="There is no such view."><p><Link to="/">To the overview</Link></p></Empty>;
 }

@@ -2,9 +2,9 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
-import { Held, Refused } from "./api";
+import { can, Held, limits, NotYours, Refused, session, type Withheld } from "./api";
 import { clock } from "./format";
-import { href, Link } from "./router";
+import { href, Link, param } from "./router";
 
 type Children = { children?: ComponentChildren };
 
@@ -67,9 +67,20 @@ export function Head({ title, children, at, cli, curl, note }: Children & { titl
 // Trouble shows why something could not be shown.
 export function Trouble({ error, retry }: { error?: Error; retry?: () => void }) {
   if (!error) return null;
+  if (error instanceof NotYours) return <NotShown of={error.of} />;
   const id = error instanceof Refused ? error.problem.requestId : undefined;
   return <div class="trouble" role="alert"><p>{error.message}</p>{id && <p class="note">Request {id}</p>}{retry && <button type="button" onClick={retry}>Try again</button>}</div>;
 }
+
+// NotShown says that a sign-in may not see something, what it lacks, and whom to
+// ask.
+export const NotShown = ({ of }: { of: Withheld }) => (
+  <Empty title="This is not shown to you.">
+    <p>{of.why[0].toUpperCase() + of.why.slice(1)}.</p>
+    <p class="note">You are signed in as {session.value?.name} with the role {session.value?.role}{limits() && <>, limited to {limits()}</>}. Roles and limits come with a token or with a sign-in: an administrator of this server gives them.</p>
+    {!can("list-certificates") && can("list-issued") && <p><Link to="/issuance" query={{ show: "issued" }}>What your authorities issued</Link></p>}
+  </Empty>
+);
 
 export const Loading = () => <p class="loading" role="status">Loading…</p>;
 
@@ -132,6 +143,19 @@ export async function attempt(what: string, f: () => Promise<unknown>): Promise<
 // Tabs are links between parts of a view.
 export const Tabs = ({ of, current, label }: { of: { name: string; title: string; to: string; query?: Record<string, string> }[]; current: string; label: string }) => (
   <nav class="tabs" aria-label={label}>{of.map((t) => <Link key={t.name} to={t.to} query={t.query} current={t.name === current}>{t.title}</Link>)}</nav>
+);
+
+// Part is a part of a view: its name, its title, and the operation without which
+// there is nothing to show.
+export type Part = readonly [name: string, title: string, need: string];
+
+// partOf returns which part the URL names; otherwise the first that the sign-in
+// may see.
+export const partOf = (parts: readonly Part[], name: string) => param(name) || (parts.find((p) => can(p[2])) ?? parts[0])[0];
+
+// Parts are the tabs of those that the sign-in may see.
+export const Parts = ({ of, name, to, current, label }: { of: readonly Part[]; name: string; to: string; current: string; label: string }) => (
+  <Tabs label={label} current={current} of={of.filter((p) => can(p[2]) || p[0] === current).map(([part, title]) => ({ name: part, title, to, query: part === of[0][0] ? undefined : { [name]: part } }))} />
 );
 
 // save gives the reader a file.

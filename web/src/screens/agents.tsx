@@ -1,9 +1,9 @@
 import { useState } from "preact/hooks";
-import { change, may, type Page } from "../api";
+import { can, change, type Page } from "../api";
 import { ago, count, instant } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
-import { attempt, Badge, Command, Confirm, Dialog, Empty, Fields, Head, Loading, Section, Stat, State, Table, Tabs, Trouble, words } from "../parts";
+import { attempt, Badge, Command, Confirm, Dialog, Empty, Fields, Head, Loading, Section, Parts, partOf, Stat, State, Table, Trouble, words } from "../parts";
 import { go, href, Link, param } from "../router";
 
 interface Agent { id: string; name: string; owner?: string; state: string; parked: boolean; version: string; address: string; targets: string[]; generation: number; enrolled_at: string; started_at?: string; seen_at?: string; identity_not_after: string }
@@ -12,18 +12,18 @@ interface Fleet { versions: { version: string; state: string; count: number; sil
 interface Token { id: string; name_pattern?: string; owner?: string; cidr?: string; created_by: string; expires_at: string; used_at?: string; agent_id?: string }
 interface Lane { kind: string; name: string; paused: boolean; breaker: string; waiting: number; in_flight: number; cap: number; oldest?: string; error?: string }
 
-const tabs = [["fleet", "Fleet"], ["assignments", "Assignments"], ["failed", "Failures"], ["targets", "Targets"], ["tokens", "Tokens"]] as const;
+const parts = [["fleet", "Fleet", "list-agents"], ["assignments", "Assignments", "list-fleet-assignments"], ["failed", "Failures", "list-fleet-assignments"], ["targets", "Targets", "list-queues"], ["tokens", "Tokens", "list-agent-tokens"]] as const;
 
 export function Agents() {
-  const show = param("show") || "fleet", [enrolling, setEnrolling] = useState(false);
+  const show = partOf(parts, "show"), [enrolling, setEnrolling] = useState(false);
   const cli = { fleet: "chancery agents list", assignments: "chancery agents assignments", failed: "chancery agents assignments --state failed", targets: "chancery queue list", tokens: "chancery agents token list" }[show];
   const curl = { fleet: "/agents", assignments: "/assignments", failed: "/assignments?state=failed", targets: "/queues", tokens: "/agent-tokens" }[show];
   return (
     <>
       <Head title="Agents" cli={cli} curl={curl} note="Hosts that keep certificates in service, with keys that never leave them, and the targets of this server">
-        {may("administer") && <button type="button" class="primary" onClick={() => setEnrolling(true)}>Enrol an agent…</button>}
+        {can("create-agent-token") && <button type="button" class="primary" onClick={() => setEnrolling(true)}>Enrol an agent…</button>}
       </Head>
-      <Tabs label="Agents and targets" current={show} of={tabs.map(([name, title]) => ({ name, title, to: "/agents", query: name === "fleet" ? undefined : { show: name } }))} />
+      <Parts label="Agents and targets" current={show} of={parts} name="show" to="/agents" />
       {show === "fleet" && <FleetView />}
       {show === "assignments" && <Work />}
       {show === "failed" && <Work state="failed" />}
@@ -67,7 +67,7 @@ function FleetView() {
         {f.versions.filter((v) => v.state === "active").map((v) => <Link key={v.version} class="chip" to="/agents" query={{ version: v.version, state: "active" }} current={v.version === version}>{v.version || "unknown"} <span class="note">{count(v.count)}</span></Link>)}
       </p>}
       <List<Agent> path="/agents" query={{ state, version, silent }} label="agents" columns={columns} id={(a) => a.id} open={(a) => go(href(`/agents/${a.name}`))}
-        empty={<Empty title={state || version || silent ? "No such agent." : "No agent is enrolled yet."}><p>{may("administer") ? "“Enrol an agent…” makes the line to run on the host, or:" : "An administrator enrols agents:"}</p><Command text="chancery agents token create --name-pattern 'web*' --expires 1h" /></Empty>} />
+        empty={<Empty title={state || version || silent ? "No such agent." : "No agent is enrolled yet."}><p>{can("create-agent-token") ? "“Enrol an agent…” makes the line to run on the host, or:" : "An administrator enrols agents:"}</p><Command text="chancery agents token create --name-pattern 'web*' --expires 1h" /></Empty>} />
     </>
   );
 }
@@ -93,7 +93,7 @@ function Targets() {
   return (
     <Table label="Targets" head={["Target", "State", "In flight", "Waiting", "Oldest", "Last error", ""]}>
       {all.map((l) => <tr key={l.name}><td>{l.name}</td><td>{l.paused ? <Badge tone="warn">paused</Badge> : l.breaker !== "closed" ? <Badge tone="bad">breaker {l.breaker}</Badge> : <Badge tone="good">open</Badge>}</td><td>{count(l.in_flight)} of {count(l.cap)}</td><td>{count(l.waiting)}</td><td>{ago(l.oldest)}</td><td class="break">{l.error}</td>
-        <td>{may("operate") && <button type="button" onClick={() => attempt(l.paused ? "It goes on." : "Nothing new is deployed there.", async () => { await change("PATCH", `/queues/target/${encodeURIComponent(l.name)}`, { paused: !l.paused }); reload(); })}>{l.paused ? "Resume" : "Pause"}</button>}</td></tr>)}
+        <td>{can("change-queue") && <button type="button" onClick={() => attempt(l.paused ? "It goes on." : "Nothing new is deployed there.", async () => { await change("PATCH", `/queues/target/${encodeURIComponent(l.name)}`, { paused: !l.paused }); reload(); })}>{l.paused ? "Resume" : "Pause"}</button>}</td></tr>)}
     </Table>
   );
 }
@@ -107,7 +107,7 @@ function Tokens() {
     <>
       <Table label="Enrolment tokens" head={["Token", "For agents named", "Owner", "From", "Ends", "Used", ""]}>
         {data.items.map((t) => <tr key={t.id}><td><code>{t.id}</code></td><td>{t.name_pattern || "any"}</td><td>{t.owner}</td><td>{t.cidr || "anywhere"}</td><td title={instant(t.expires_at)}>{ago(t.expires_at)}</td><td>{t.used_at && (t.agent_id ? <Link to={`/agents/${t.agent_id}`}>{ago(t.used_at)}</Link> : ago(t.used_at))}</td>
-          <td>{may("administer") && !t.used_at && Date.parse(t.expires_at) > Date.now() && <button type="button" onClick={() => setEnding(t)}>End…</button>}</td></tr>)}
+          <td>{can("revoke-agent-token") && !t.used_at && Date.parse(t.expires_at) > Date.now() && <button type="button" onClick={() => setEnding(t)}>End…</button>}</td></tr>)}
       </Table>
       {ending && <Confirm title="End an enrolment token" action="End it" done="The token enrols nobody any more." onClose={() => setEnding(undefined)} run={async () => { await change("DELETE", `/agent-tokens/${ending.id}`); reload(); }}><p>The token <code>{ending.id}</code> for agents named {ending.name_pattern || "anything"} will enrol nobody.</p></Confirm>}
     </>
@@ -144,7 +144,7 @@ export function AgentOne({ id }: { id: string }) {
   return (
     <>
       <Head title={a.name} at={at} cli={`chancery agents show ${a.name}`} curl={path} note={<><State value={a.state} /> {seen(a)}</>}>
-        {may("operate") && a.state === "active" && <><button type="button" class="primary" disabled={!a.targets.length} title={a.targets.length ? "" : "It has named no target yet"} onClick={() => open({ kind: "assign" })}>Assign…</button><button type="button" class="danger" onClick={() => open({ kind: "revoke" })}>Revoke…</button></>}
+        {can("create-assignment") && a.state === "active" && <><button type="button" class="primary" disabled={!a.targets.length} title={a.targets.length ? "" : "It has named no target yet"} onClick={() => open({ kind: "assign" })}>Assign…</button><button type="button" class="danger" onClick={() => open({ kind: "revoke" })}>Revoke…</button></>}
       </Head>
       {a.state === "cloned" && <p class="trouble" role="alert">Two programs used this identity, and both are refused. Enrol the host again with a new token and an empty state directory.</p>}
       <Section title="Agent" wide><Fields of={[["Owner", a.owner], ["Version", a.version], ["Address", a.address], ["Targets of its file", a.targets.map((t) => <Badge key={t}>{t}</Badge>)], ["Last seen", a.seen_at && `${instant(a.seen_at)} (${ago(a.seen_at)})`], ["Started", a.started_at && `${instant(a.started_at)} (start ${count(a.generation)})`], ["Enrolled", instant(a.enrolled_at)], ["Its identity ends", `${instant(a.identity_not_after)} (${ago(a.identity_not_after)})`]]} /></Section>
@@ -153,7 +153,7 @@ export function AgentOne({ id }: { id: string }) {
       <div class="cards">{all.data?.items.toSorted((x, y) => Number(y.state === "failed") - Number(x.state === "failed")).map((w) => (
         <Section key={w.id} title={words(w.names, 1)} actions={<State value={w.state} />}>
           <Fields of={[["Error", w.error && <span class="bad-text">{w.error}</span>], ["It said", w.stderr && <pre tabIndex={0}>{w.stderr}</pre>], ["Failures in a row", w.attempt || ""], ["Names", w.names.join(", ")], ["Targets", w.targets.join(", ")], ["Profile", w.profile], ["Certificate", w.sha256 && <Link to={`/certs/${w.sha256}`}>show</Link>], ["Ends", w.not_after && `${instant(w.not_after)} (${ago(w.not_after)})`], ["Next is issued", ago(w.issue_at)], ["Took", w.took_ms ? `${count(w.took_ms)} ms` : ""], ["Reported", ago(w.reported_at)]]} />
-          {may("operate") && <div class="actions"><button type="button" onClick={() => open({ kind: "renew", of: w })}>Renew…</button><button type="button" class="danger" onClick={() => open({ kind: "end", of: w })}>Unassign…</button></div>}
+          {can("renew-assignment") && <div class="actions"><button type="button" onClick={() => open({ kind: "renew", of: w })}>Renew…</button><button type="button" class="danger" onClick={() => open({ kind: "end", of: w })}>Unassign…</button></div>}
         </Section>
       ))}</div>
       {dialog?.kind === "assign" && <Assign agent={a} onClose={() => { close(); again(); }} />}

@@ -1,9 +1,9 @@
 import { useEffect, useState } from "preact/hooks";
-import { change, changes, may, type Page } from "../api";
+import { can, change, changes, type Page } from "../api";
 import { ago, instant } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
-import { attempt, Badge, Command, Confirm, Dialog, Empty, Head, Loading, Section, State, Table, Tabs, type Tone, Trouble } from "../parts";
+import { attempt, Badge, Command, Confirm, Dialog, Empty, Head, Loading, Parts, partOf, Section, State, Table, type Tone, Trouble } from "../parts";
 import { Link, param } from "../router";
 import { Findings, Logs } from "./ct";
 
@@ -18,18 +18,18 @@ interface Channel { name: string; kind: string; severity: string }
 
 const tones: Record<string, Tone> = { critical: "bad", warning: "warn", info: "info" };
 export const Severity = ({ value }: { value: string }) => <Badge tone={tones[value] ?? ""}>{value}</Badge>;
-const views = [["firing", "Firing"], ["pending", "Pending"], ["resolved", "Resolved"], ["ct", "Unknown certificates"], ["logs", "CT logs"], ["rules", "Rules"], ["silences", "Silences"], ["deliveries", "Deliveries"]] as const;
+const views = [["firing", "Firing", "list-alerts"], ["pending", "Pending", "list-alerts"], ["resolved", "Resolved", "list-alerts"], ["ct", "Unknown certificates", "list-ct-findings"], ["logs", "CT logs", "list-ct-logs"], ["rules", "Rules", "list-alert-rules"], ["silences", "Silences", "list-alert-silences"], ["deliveries", "Deliveries", "list-alert-deliveries"]] as const;
 const behind: Record<string, [cli: string, curl: string]> = {
   ct: ["chancery ct findings list --state open", "/ct/findings?state=open"], logs: ["chancery ct logs list", "/ct/logs"], rules: ["chancery alerts rules list", "/alerts/rules"],
   silences: ["chancery alerts silence list", "/alerts/silences"], deliveries: ["chancery alerts deliveries", "/alerts/deliveries"],
 };
 
 export function Alerts() {
-  const view = param("view") || "firing", [cli, curl] = behind[view] ?? [`chancery alerts list --state ${view}`, `/alerts?state=${view}`];
+  const view = partOf(views, "view"), [cli, curl] = behind[view] ?? [`chancery alerts list --state ${view}`, `/alerts?state=${view}`];
   return (
     <>
       <Head title="Alerts" cli={cli} curl={curl} note="What needs somebody, the rules that say so, and who was told" />
-      <Tabs label="View" current={view} of={views.map(([name, title]) => ({ name, title, to: "/alerts", query: name === "firing" ? undefined : { view: name } }))} />
+      <Parts label="View" current={view} of={views} name="view" to="/alerts" />
       {view === "rules" ? <Rules /> : view === "silences" ? <Silences /> : view === "deliveries" ? <Deliveries /> : view === "ct" ? <Findings /> : view === "logs" ? <Logs /> : <Episodes state={view} key={view} />}
     </>
   );
@@ -43,7 +43,7 @@ function Episodes({ state }: { state: string }) {
     { title: "Subject", width: "minmax(120px, 1fr)", cell: (a) => <code title={a.subject}>{a.subject}</code>, text: (a) => a.subject },
     { title: "Rule", width: "minmax(130px, .8fr)", cell: (a) => <Link to="/alerts" query={{ ...here, rule: a.rule }} title={`Only ${a.rule}`}>{a.rule}</Link>, text: (a) => a.rule },
     { title: "Since", width: "100px", cell: (a) => <span title={instant(a.since)}>{ago(a.since)}</span>, text: (a) => a.since },
-    { title: state === "resolved" ? "Ended" : "Told", width: "110px", cell: (a) => (a.resolved_at ? ago(a.resolved_at) : a.silence ? <Badge>silenced</Badge> : may("operate") ? <button type="button" class="quiet" onClick={() => setSilencing(`subject=${a.subject}`)}>Silence…</button> : "yes"), text: (a) => a.resolved_at ?? a.silence ?? "" },
+    { title: state === "resolved" ? "Ended" : "Told", width: "110px", cell: (a) => (a.resolved_at ? ago(a.resolved_at) : a.silence ? <Badge>silenced</Badge> : can("create-alert-silence") ? <button type="button" class="quiet" onClick={() => setSilencing(`subject=${a.subject}`)}>Silence…</button> : "yes"), text: (a) => a.resolved_at ?? a.silence ?? "" },
   ];
   return (
     <>
@@ -78,14 +78,14 @@ function Rules() {
     <>
       <Trouble error={error ?? kinds.error} retry={reload} />
       {!data && !error && <Loading />}
-      {may("administer") && kinds.data && <p><button type="button" class="primary" onClick={() => edit(fresh())}>New rule…</button></p>}
+      {can("put-alert-rule") && kinds.data && <p><button type="button" class="primary" onClick={() => edit(fresh())}>New rule…</button></p>}
       {data && <Table label="Rules" head={["Rule", "Severity", "Fires when", "Told to", "Looked", ""]}>
         {data.items.map((r) => (
           <tr key={r.name}>
             <td>{r.name}{r.changed && <> <Badge>changed</Badge></>}{!r.enabled && <> <Badge tone="warn">off</Badge></>}<br /><code>{r.kind}</code></td>
             <td><Severity value={r.severity} /></td><td class="break">{parameters(r)}</td><td>{r.channels?.join(", ") || "all"}</td>
             <td>{r.error ? <Badge tone="bad">{r.error}</Badge> : r.looked_at && ago(r.looked_at)}</td>
-            <td>{may("operate") && kinds.data && <button type="button" onClick={() => edit(r)}>{may("administer") ? "Edit" : "Preview"}…</button>} {may("administer") && r.changed && <button type="button" onClick={() => reset(r)}>{r.built_in ? "Reset" : "Delete"}…</button>}</td>
+            <td>{can("preview-alert-rule") && kinds.data && <button type="button" onClick={() => edit(r)}>{can("put-alert-rule") ? "Edit" : "Preview"}…</button>} {can("delete-alert-rule") && r.changed && <button type="button" onClick={() => reset(r)}>{r.built_in ? "Reset" : "Delete"}…</button>}</td>
           </tr>))}
       </Table>}
       {editing && kinds.data && <Editor rule={editing} kinds={kinds.data.items} onClose={() => { edit(undefined); reload(); }} />}
@@ -125,7 +125,7 @@ function Editor({ rule, kinds, onClose }: { rule: Rule; kinds: Kind[]; onClose: 
         <label class="check"><input type="checkbox" checked={enabled} onChange={(e) => enable(e.currentTarget.checked)} /> It is looked at</label>
         {used.map(([n, label, , hint]) => <label key={n}>{label}<input value={f[n]} placeholder={hint} onInput={(e) => put(n, e.currentTarget.value)} /></label>)}
         {seen && <div class="plan" role="status"><p>It would find <b>{seen.found.length}{seen.more ? " and more" : ""}</b>.</p><ul>{seen.found.slice(0, 10).map((m) => <li key={m.subject} class="break">{m.summary}</li>)}</ul></div>}
-        <div class="actions"><button type="button" onClick={preview}>Preview</button>{may("administer") && <button type="submit" class="primary">Store</button>}</div>
+        <div class="actions"><button type="button" onClick={preview}>Preview</button>{can("put-alert-rule") && <button type="submit" class="primary">Store</button>}</div>
       </form>
     </Dialog>
   );
@@ -136,13 +136,13 @@ function Silences() {
   return (
     <>
       <Trouble error={error} retry={reload} />
-      {may("operate") && <p><button type="button" class="primary" onClick={() => setAdding(true)}>New silence…</button></p>}
+      {can("create-alert-silence") && <p><button type="button" class="primary" onClick={() => setAdding(true)}>New silence…</button></p>}
       {!data && !error && <Loading />}
       {data?.items.length === 0 && <Empty title="There are no silences."><Command text="chancery alerts silence add team=web --for 4h --reason migration" /></Empty>}
       {!!data?.items.length && <Table label="Silences" head={["State", "What", "Why", "By", "Ends", ""]}>
         {data.items.map((s) => (
           <tr key={s.id}><td><Badge tone={s.active ? "info" : ""}>{s.active ? "active" : "ended"}</Badge></td><td><code class="break">{s.matchers.join(" ")}</code></td><td>{s.reason}</td><td class="break">{s.created_by}</td><td title={instant(s.ends_at)}>{ago(s.ends_at)}</td>
-            <td>{s.active && may("operate") && <button type="button" onClick={() => attempt("It ended; what still fires is told now.", async () => { await change("DELETE", `/alerts/silences/${s.id}`); reload(); })}>End</button>}</td></tr>))}
+            <td>{s.active && can("end-alert-silence") && <button type="button" onClick={() => attempt("It ended; what still fires is told now.", async () => { await change("DELETE", `/alerts/silences/${s.id}`); reload(); })}>End</button>}</td></tr>))}
       </Table>}
       {adding && <Silencer matchers="" onClose={() => { setAdding(false); reload(); }} />}
     </>
@@ -170,7 +170,7 @@ function Deliveries() {
     <>
       <Trouble error={channels.error} retry={channels.reload} />
       {channels.data?.items.length === 0 && <Empty title="Nobody is told: there are no channels."><p>Add one to the configuration; docs/alerts.md has an example for each kind:</p><Command text={'[alert_channel.ops] kind = "slack" url_file = "/etc/chancery/slack.url"'} /></Empty>}
-      {!!channels.data?.items.length && <Section title="Channels" wide><p class="actions">{channels.data.items.map((c) => <span key={c.name}>{c.name} <span class="note">{c.kind}, from {c.severity}</span> {may("operate") && <button type="button" onClick={() => attempt(`A test for ${c.name} is on its way.`, async () => { await change("POST", `/alerts/channels/${c.name}/test`); look(); })}>Test {c.name}</button>}</span>)}</p></Section>}
+      {!!channels.data?.items.length && <Section title="Channels" wide><p class="actions">{channels.data.items.map((c) => <span key={c.name}>{c.name} <span class="note">{c.kind}, from {c.severity}</span> {can("test-alert-channel") && <button type="button" onClick={() => attempt(`A test for ${c.name} is on its way.`, async () => { await change("POST", `/alerts/channels/${c.name}/test`); look(); })}>Test {c.name}</button>}</span>)}</p></Section>}
       <List<Delivery> path="/alerts/deliveries" label="messages" columns={deliveries} id={(d) => d.id} empty={<Empty title="Nobody was told of anything yet." />} />
     </>
   );

@@ -1,4 +1,4 @@
-import { change, may, type Page, session } from "../api";
+import { can, change, limits, type Page, session } from "../api";
 import { ago, instant } from "../format";
 import { useLoad } from "../load";
 import { attempt, Command, Empty, Fields, Head, Loading, Section, State, Tabs, Trouble } from "../parts";
@@ -16,7 +16,7 @@ export function Approvals() {
   };
   return (
     <>
-      <Head title="Approvals" at={at} cli={`chancery approvals list --state ${state}`} curl={`/approvals?state=${state}`} note="Operations that need a second person" />
+      <Head title="Approvals" at={at} cli={`chancery approvals list --state ${state}`} curl={`/approvals?state=${state}`} note={limits() ? "What you asked for that needs a second person" : "Operations that need a second person"} />
       <Tabs label="State" current={state} of={states.map((s) => ({ name: s, title: s, to: "/approvals", query: s === "waiting" ? undefined : { state: s } }))} />
       <Trouble error={error} retry={reload} />
       {!data && !error && <Loading />}
@@ -26,7 +26,7 @@ export function Approvals() {
           <Fields of={[["State", <State value={a.state} />], ["Asked by", a.actor_name || a.actor], ["Asked", `${instant(a.created_at)} (${ago(a.created_at)})`], ["Ends", a.expires_at && ago(a.expires_at)], ["Request", <code class="break">{a.path} {JSON.stringify(a.request)}</code>], ["Decided by", a.decided_by], ["Decided", instant(a.decided_at)], ["Comment", a.comment], ["Outcome", a.status ? `${a.status}${a.reply?.detail ? ": " + a.reply.detail : ""}` : ""]]} />
           {a.state === "waiting" && <div class="actions">
             {a.actor === session.value?.actor ? <button type="button" onClick={() => attempt("It was withdrawn.", async () => { await change("DELETE", `/approvals/${a.id}`); reload(); })}>Withdraw</button>
-              : may("approve") && <><button type="button" class="primary" onClick={() => decide(a, true)}>Approve…</button><button type="button" onClick={() => decide(a, false)}>Reject…</button></>}
+              : can("decide-approval") && <><button type="button" class="primary" onClick={() => decide(a, true)}>Approve…</button><button type="button" onClick={() => decide(a, false)}>Reject…</button></>}
           </div>}
         </Section>
       ))}</div>

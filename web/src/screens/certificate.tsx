@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { change, may, type Change } from "../api";
+import { can, change, type Change } from "../api";
 import { say } from "../events";
 import { ago, instant, short } from "../format";
 import { useLoad } from "../load";
@@ -21,7 +21,7 @@ export function Certificate({ id }: { id: string }) {
     <>
       <Head title={title1(c)} at={at} cli={`chancery certs show ${c.id}`} curl={`/certs/${c.id}`} note={<><State value={c.status} /> ends {instant(c.not_after)} ({ago(c.not_after)})</>}>
         {c.chain && <button type="button" onClick={() => save(`${c.serial}.pem`, "application/x-pem-file", c.chain!)}>Download</button>}
-        {i && i.status === "issued" && may("operate") && <button type="button" class="danger" onClick={() => setRevoking(true)}>Revoke…</button>}
+        {i && i.status === "issued" && can("revoke-certificate") && <button type="button" class="danger" onClick={() => setRevoking(true)}>Revoke…</button>}
       </Head>
       <div class="columns">
         <Section title="Certificate">

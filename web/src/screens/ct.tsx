@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { change, may, type Page } from "../api";
+import { can, change, type Page } from "../api";
 import { ago, count, instant } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
@@ -40,7 +40,7 @@ function One({ finding: f, onClose, done }: { finding: Finding; onClose: () => v
       <Fields of={[["State", <State value={f.state} />], ["Names", f.names.join(", ")], ["Issuer", f.issuer], ["Serial", <code class="break">{f.serial}</code>], ["Valid", f.not_before && `${instant(f.not_before)} to ${instant(f.not_after)}`], ["Logged", `${instant(f.logged_at)}, entry ${count(f.index)} of ${f.log}`], ["What was logged", f.precertificate ? "the precertificate" : "the certificate"], ["Alerts", f.alerted_at ? `told ${ago(f.alerted_at)}` : "within its grace"],
         ["Decided", f.decided_by && `${f.decided_by}, ${ago(f.decided_at)}`], ["Comment", f.comment], ["In the inventory", f.certificate && <Link to={`/certs/${f.certificate}`}>show</Link>]]} />
       {f.state === "open" && <p class="note">If it is ours, import it or have it managed (<code>{f.certificate ? `chancery renew adopt ${f.certificate.slice(0, 16)}…` : "chancery certs import FILE"}</code>): the finding then closes by itself. If nobody here asked for it, ask its CA to revoke it.</p>}
-      {f.state === "open" && may("operate") && <form class="form" onSubmit={async (e) => { e.preventDefault(); if (await attempt("It is acknowledged; no alert is made of it any more.", () => change("POST", `/ct/findings/${f.id}/acknowledge`, { comment }))) done(); }}>
+      {f.state === "open" && can("acknowledge-ct-finding") && <form class="form" onSubmit={async (e) => { e.preventDefault(); if (await attempt("It is acknowledged; no alert is made of it any more.", () => change("POST", `/ct/findings/${f.id}/acknowledge`, { comment }))) done(); }}>
         <label>Why it is all right<input required value={comment} maxLength={1000} onInput={(e) => setComment(e.currentTarget.value)} /></label>
         <button type="submit" class="primary">Acknowledge</button>
       </form>}
@@ -57,7 +57,7 @@ export function Logs() {
   return (
     <Table label="Logs" head={["Log", "State", "Looked at", "Behind", "For our names", "Newest entry", ""]}>
       {data.items.map((l) => <tr key={l.name}><td>{l.name} <Badge>{l.kind}</Badge><br /><code class="break">{l.url}</code></td><td><State value={l.state} />{l.error && <p class="bad-text break">{l.error}</p>}</td><td>{count(l.size)} of {count(l.head_size)}</td><td>{count(l.lag)}</td><td>{count(l.matches)}{!!l.unreadable && <span class="note">, {count(l.unreadable)} unreadable</span>}</td><td title={instant(l.entry_at)}>{ago(l.entry_at)}</td>
-        <td>{may("operate") && (l.state === "forked" || l.state === "failing") && <button type="button" onClick={() => attempt("It is followed anew.", async () => { await change("POST", `/ct/logs/${l.name}/reset`); reload(); })}>Follow anew</button>}</td></tr>)}
+        <td>{can("reset-ct-log") && (l.state === "forked" || l.state === "failing") && <button type="button" onClick={() => attempt("It is followed anew.", async () => { await change("POST", `/ct/logs/${l.name}/reset`); reload(); })}>Follow anew</button>}</td></tr>)}
     </Table>
   );
 }

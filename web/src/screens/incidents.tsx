@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { change, may, type Page } from "../api";
+import { can, change, type Page } from "../api";
 import { ago, count, instant } from "../format";
 import { useLoad } from "../load";
 import { attempt, Command, Dialog, Empty, Fields, Head, Loading, Section, State, Trouble } from "../parts";
@@ -12,7 +12,7 @@ export function Incidents() {
   return (
     <>
       <Head title="Incidents" at={at} cli="chancery certs incidents list" curl="/incidents" note="Many certificates revoked for one cause, with time to renew first">
-        {may("operate") && <button type="button" class="danger" onClick={() => setAdding(true)}>New incident…</button>}
+        {can("create-incident") && <button type="button" class="danger" onClick={() => setAdding(true)}>New incident…</button>}
       </Head>
       <Trouble error={error} retry={reload} />
       {!data && !error && <Loading />}
@@ -22,7 +22,7 @@ export function Incidents() {
           <p><State value={i.state} /> {count(i.revoked)} of {count(i.marked)} revoked{i.skipped ? `, ${count(i.skipped)} were already` : ""}</p>
           <progress aria-label="Revoked" max={i.marked || 1} value={i.revoked + i.skipped} />
           <Fields of={[["Certificates", i.q ? <code>{i.q}</code> : `${count(i.listed ?? 0)} listed`], ["Reason", i.reason], ["Revoked from", `${instant(i.revoke_at)} (${ago(i.revoke_at)})`], ["Explained at", i.explanation_url && <a href={i.explanation_url} rel="noreferrer">{i.explanation_url}</a>], ["Begun by", i.actor], ["Begun", instant(i.created_at)], ["Finished", instant(i.finished_at)]]} />
-          {may("operate") && (i.state === "marking" || i.state === "waiting") && <button type="button" onClick={() => attempt("It is cancelled.", async () => { await change("POST", `/incidents/${i.id}/cancel`); reload(); })}>Cancel it</button>}
+          {can("cancel-incident") && (i.state === "marking" || i.state === "waiting") && <button type="button" onClick={() => attempt("It is cancelled.", async () => { await change("POST", `/incidents/${i.id}/cancel`); reload(); })}>Cancel it</button>}
         </Section>
       ))}</div>
       {adding && <Begin onClose={() => { setAdding(false); reload(); }} />}

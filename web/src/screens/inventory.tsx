@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { change, may } from "../api";
+import { can, change } from "../api";
 import { ago, count, day } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
@@ -42,7 +42,7 @@ function withTerm(q: string, key: string, value?: string): string {
 }
 
 // EstateTabs are the parts of the inventory.
-export const EstateTabs = ({ current }: { current: string }) => <Tabs label="Inventory" current={current} of={[{ name: "certs", title: "Certificates", to: "/certs" }, { name: "keys", title: "Keys", to: "/keys" }, { name: "policies", title: "Policies", to: "/policies" }]} />;
+export const EstateTabs = ({ current }: { current: string }) => <Tabs label="Inventory" current={current} of={[{ name: "certs", title: "Certificates", to: "/certs" }, { name: "keys", title: "Keys", to: "/keys" }, { name: "policies", title: "Policies", to: "/policies" }].filter((t) => t.name !== "policies" || can("list-policies"))} />;
 
 export function Inventory() {
   const q = param("q"), [draft, setDraft] = useState(q), [last, setLast] = useState(q);
@@ -60,7 +60,7 @@ export function Inventory() {
         <input id="q" type="search" value={draft} onInput={(e) => setDraft(e.currentTarget.value)} placeholder="owner:pay expires:<14d key:rsa-2048 name:*.pay.example.com" autocomplete="off" spellcheck={false} />
         <button type="submit" class="primary">Search</button>
         {q && <button type="button" onClick={() => search("")}>Clear</button>}
-        {q && may("operate") && <button type="button" onClick={() => { const name = prompt("Name of the view"); if (name) void attempt(`The view ${name} is saved.`, async () => { await change("POST", "/inventory/views", { name, q }); views.reload(); }); }}>Save view</button>}
+        {q && can("create-view") && <button type="button" onClick={() => { const name = prompt("Name of the view"); if (name) void attempt(`The view ${name} is saved.`, async () => { await change("POST", "/inventory/views", { name, q }); views.reload(); }); }}>Save view</button>}
       </form>
       {!!views.data?.items.length && <p class="chips">{views.data.items.map((v) => <Link key={v.id} class="chip" to="/certs" query={{ q: v.q }} current={v.q === q}>{v.name}</Link>)}</p>}
       <Trouble error={facets.error} />
@@ -77,7 +77,7 @@ export function Inventory() {
           ))}
         </aside>
         <div>
-          {may("operate") && (selected.size > 0 || q) && (
+          {can("edit-inventory") && (selected.size > 0 || q) && (
             <div class="actions">
               <span>{selected.size ? `${count(selected.size)} selected` : `All ${total.data ? count(total.data.count) + (total.data.exact ? "" : "+") : "…"} that fit`}</span>
               <button type="button" onClick={() => setEditing(true)}>Assign…</button>
@@ -85,7 +85,7 @@ export function Inventory() {
             </div>
           )}
           <List<Known> path="/certs" query={{ q }} label="certificates" columns={columns} id={(c) => c.id} open={(c) => go(href(`/certs/${c.id}`))}
-            selected={selected} select={may("operate") ? select : undefined} total={total.data?.exact ? total.data.count : undefined}
+            selected={selected} select={can("edit-inventory") ? select : undefined} total={total.data?.exact ? total.data.count : undefined}
             empty={<Empty title={q ? "No certificate fits." : "No certificate is known yet."}>{q ? <p><Link to="/certs">Show all</Link></p> : <Command text="chancery scan --store www.example.com" />}</Empty>} />
         </div>
       </div>

@@ -1,3 +1,4 @@
+import { can } from "../api";
 import { count } from "../format";
 import { useLoad } from "../load";
 import { Badge, Command, Empty, Head, Loading, Section, Stat, Table, Trouble } from "../parts";
@@ -24,7 +25,7 @@ export function Keys() {
   return (
     <>
       <Head title="Inventory" at={facets.at} cli="chancery certs facets --by key status:active" curl="/inventory/facets?by=key&q=status:active" note="What the keys in use are made of, and what would break them">
-        <a class="button" href="/api/v1/inventory/cbom?q=status:active" download="chancery.cdx.json">CBOM (CycloneDX 1.6)</a>
+        {can("export-cbom") && <a class="button" href="/api/v1/inventory/cbom?q=status:active" download="chancery.cdx.json">CBOM (CycloneDX 1.6)</a>}
       </Head>
       <EstateTabs current="keys" />
       <Trouble error={facets.error ?? pq.error ?? weak.error} retry={facets.reload} />

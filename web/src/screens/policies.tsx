@@ -1,5 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { change, get, may, type Page } from "../api";
+import { can, change, get, type Page } from "../api";
 import { ago, count, day, instant } from "../format";
 import { useLoad } from "../load";
 import { attempt, Badge, Command, Confirm, Dialog, Empty, Head, Loading, State, Table, Trouble } from "../parts";
@@ -20,7 +20,7 @@ export function Policies() {
   return (
     <>
       <Head title="Inventory" at={at} cli="chancery certs policy list" curl="/policies" note="Policies say what certificates must not be; each is tried on the whole inventory before it is enforced">
-        {may("administer") && <button type="button" class="primary" onClick={() => edit(fresh)}>New policy…</button>}
+        {can("put-policy") && <button type="button" class="primary" onClick={() => edit(fresh)}>New policy…</button>}
       </Head>
       <EstateTabs current="policies" />
       <Trouble error={error} retry={reload} />
@@ -28,7 +28,7 @@ export function Policies() {
       {data?.items.length === 0 && <Empty title="There is no policy yet."><Command text="chancery certs policy set no-weak-keys key:weak --severity critical --dry-run" /></Empty>}
       {!!data?.items.length && <Table label="Policies" head={["Policy", "Violations", "Severity", "Mode", "What violates it", "Changed", ""]}>
         {data.items.map((p) => <tr key={p.name}><td>{p.name}{p.note && <p class="note">{p.note}</p>}</td><td><Violations q={p.q} at={at} /></td><td><Severity value={p.severity} /></td><td><State value={p.mode} /></td><td><code class="break">{p.q}</code></td><td title={`${instant(p.updated_at)} by ${p.updated_by}`}>{ago(p.updated_at)}</td>
-          <td><button type="button" onClick={() => edit(p)}>{may("administer") ? "Edit" : "Try"}…</button> {may("administer") && <button type="button" onClick={() => drop(p)}>Delete…</button>}</td></tr>)}
+          <td><button type="button" onClick={() => edit(p)}>{can("put-policy") ? "Edit" : "Try"}…</button> {can("delete-policy") && <button type="button" onClick={() => drop(p)}>Delete…</button>}</td></tr>)}
       </Table>}
       {editing && <Editor policy={editing} onClose={() => { edit(undefined); reload(); }} />}
       {deleting && <Confirm title={`Delete ${deleting.name}`} action="Delete" danger done="The policy is gone." onClose={() => drop(undefined)} run={async () => { await change("DELETE", `/policies/${deleting.name}`); reload(); }}><p>{deleting.mode === "enforce" ? "Our authorities issue again what it refused." : "It reports nothing any more."}</p></Confirm>}
@@ -57,7 +57,7 @@ function Editor({ policy, onClose }: { policy: Policy; onClose: () => void }) {
   const select = (name: "severity" | "mode", label: string, of: string[]) => <label>{label}<select value={f[name]} onChange={(e) => put(name, e.currentTarget.value)}>{of.map((v) => <option key={v}>{v}</option>)}</select></label>;
   const submit = async (e: Event) => {
     e.preventDefault();
-    if (!r || !may("administer")) { await attempt("This is what it finds; nothing is stored.", async () => setReport(await get<Report>("/inventory/violations", { q: f.q }))); return; }
+    if (!r || !can("put-policy")) { await attempt("This is what it finds; nothing is stored.", async () => setReport(await get<Report>("/inventory/violations", { q: f.q }))); return; }
     if (await attempt("The policy is stored.", () => change("PUT", `/policies/${encodeURIComponent(f.name)}`, { q: f.q, severity: f.severity, mode: f.mode, note: f.note || undefined }))) onClose();
   };
   return (
@@ -70,7 +70,7 @@ function Editor({ policy, onClose }: { policy: Policy; onClose: () => void }) {
         {r && <div class="plan" role="status"><p><b>{number(r.violations)}</b> of {number(r.active)} active certificates violate it{r.violations.count ? ":" : "."}</p>
           {r.by_owner.values.length > 0 && <p class="note">{r.by_owner.values.slice(0, 5).map((v) => `${v.value} ${count(v.count)}`).join(", ")}</p>}
           <ul>{r.sample.slice(0, 6).map((c) => <li key={c.id} class="break">{title1(c)} <span class="note">{c.key_type}, ends {day(c.not_after)}</span></li>)}</ul></div>}
-        <button type="submit" class="primary">{r && may("administer") ? "Store it" : "Try it on the whole inventory"}</button>
+        <button type="submit" class="primary">{r && can("put-policy") ? "Store it" : "Try it on the whole inventory"}</button>
       </form>
     </Dialog>
   );

@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
-import { change, may, type Page } from "../api";
+import { can, change, type Page } from "../api";
 import { Load } from "../charts";
 import { ago, count, instant } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
-import { attempt, Badge, Command, Dialog, Empty, Fields, Head, Loading, Section, State, Tabs, Trouble } from "../parts";
+import { attempt, Badge, Command, Dialog, Empty, Fields, Head, Loading, Parts, partOf, Section, State, Trouble } from "../parts";
 import { go, href, Link, param } from "../router";
 
 interface Placement { target: string; live: boolean; due_at?: string; attempts?: number; error?: string; detail?: string; updated_at: string }
@@ -14,16 +14,16 @@ interface Plan { days: { date: string; orders: number; deferred?: number }[]; is
 interface Drift { host: string; port: number; desired: string; served?: string; last_seen_at?: string; failure?: string }
 interface Drill { id: string; issuer: string; owner?: string; total: number; done: number; failed: number; started_at: string; finished_at?: string; seconds: number; per_second: number }
 
-const tabs = [["queues", "Queues"], ["managed", "Managed"], ["forecast", "Forecast"], ["drift", "Drift"], ["drills", "Drills"]] as const;
+const parts = [["queues", "Queues", "list-queues"], ["managed", "Managed", "list-managed"], ["forecast", "Forecast", "plan-renewals"], ["drift", "Drift", "list-drift"], ["drills", "Drills", "list-drills"]] as const;
 
 export function Renewals() {
-  const show = param("show") || "queues", [adding, setAdding] = useState(false);
+  const show = partOf(parts, "show"), [adding, setAdding] = useState(false);
   return (
     <>
       <Head title="Renewals" cli={{ queues: "chancery queue list --watch", managed: "chancery renew list", forecast: "chancery renew plan", drift: "chancery renew drift", drills: "chancery renew drill --help" }[show]} curl={{ queues: "/queues", managed: "/managed", forecast: "/renewal-plan", drift: "/drift", drills: "/drills" }[show]}>
-        {may("operate") && <button type="button" onClick={() => setAdding(true)}>Manage a name…</button>}
+        {can("create-managed") && <button type="button" onClick={() => setAdding(true)}>Manage a name…</button>}
       </Head>
-      <Tabs label="Renewals" current={show} of={tabs.map(([name, title]) => ({ name, title, to: "/renewals", query: name === "queues" ? undefined : { show: name } }))} />
+      <Parts label="Renewals" current={show} of={parts} name="show" to="/renewals" />
       {show === "queues" && <Queues />}
       {show === "managed" && <ManagedList />}
       {show === "forecast" && <Forecast />}
@@ -46,7 +46,7 @@ function Queues() {
         <p>{q.paused && <Badge tone="warn">paused</Badge>}{q.breaker !== "closed" && <Badge tone="bad">breaker {q.breaker}</Badge>}{q.divert && <Badge tone="info">diverted to {q.divert}</Badge>}{!q.paused && q.breaker === "closed" && <Badge tone="good">open</Badge>}</p>
         <progress aria-label={`In flight at ${q.name}`} max={q.cap || 1} value={q.in_flight} />
         <Fields of={[["In flight", `${count(q.in_flight)} of ${count(q.allowed)}${q.allowed < q.cap ? ` (cap ${count(q.cap)})` : ""}`], ["Waiting", count(q.waiting)], ["Oldest", q.oldest && ago(q.oldest)], ["Next", q.next && ago(q.next)], ["Sleeps until", q.sleep_until && instant(q.sleep_until)], ["Last error", q.error]]} />
-        {may("operate") && <div class="actions">
+        {can("change-queue") && <div class="actions">
           <button type="button" onClick={() => edit(q, q.paused ? "The queue goes on." : "Nothing new is begun; what is under way ends.", { paused: !q.paused })}>{q.paused ? "Resume" : "Pause"}</button>
           {q.breaker !== "closed" && <button type="button" onClick={() => edit(q, "It is tried again.", { reset: true })}>Try again now</button>}
           {q.kind === "issuer" && (q.divert ? <button type="button" onClick={() => edit(q, "What is due is ordered here again.", { divert: "" })}>End the diversion</button>
@@ -132,7 +132,7 @@ export function ManagedOne({ id }: { id: string }) {
   return (
     <>
       <Head title={m.name} at={at} cli={`chancery certs explain ${m.name}`} curl={`/managed/${m.id}/explain`} note={m.paused ? <Badge tone="warn">paused</Badge> : <State value={m.state} />}>
-        {may("operate") && <><button type="button" onClick={() => act("It is renewed now.", "renew")}>Renew now</button><button type="button" onClick={() => (m.paused ? act("It goes on.", "resume") : act("Nothing is done about it.", "pause"))}>{m.paused ? "Resume" : "Pause"}</button></>}
+        {can("renew-managed") && <><button type="button" onClick={() => act("It is renewed now.", "renew")}>Renew now</button><button type="button" onClick={() => (m.paused ? act("It goes on.", "resume") : act("Nothing is done about it.", "pause"))}>{m.paused ? "Resume" : "Pause"}</button></>}
       </Head>
       <div class="columns">
         <Section title="Wanted"><Fields of={[["Names", m.names.join(", ")], ["Owner", m.owner], ["Issuer", m.issuer], ["Key", m.key_type], ["Certificate", m.certificate && <Link to={`/certs/${m.certificate}`}>show</Link>], ["Ends", m.not_after && `${instant(m.not_after)} (${ago(m.not_after)})`], ["Renewed", m.renew_at && `${instant(m.renew_at)} (${ago(m.renew_at)})`], ["Window", m.window_start && `${instant(m.window_start)} to ${instant(m.window_end)}`], ["Why", m.explanation && <a href={m.explanation} rel="noreferrer">{m.explanation}</a>], ["Failures", m.attempts || ""], ["Error", m.error && <span class="bad-text">{m.error_class}: {m.error}</span>]]} /></Section>

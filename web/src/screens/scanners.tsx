@@ -1,9 +1,9 @@
 import { useState } from "preact/hooks";
-import { change, may, type Page } from "../api";
+import { can, change, type Page } from "../api";
 import { ago, count, instant } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
-import { attempt, Badge, Command, Dialog, Empty, Head, Section, State, Tabs, Trouble } from "../parts";
+import { attempt, Badge, Command, Dialog, Empty, Head, Parts, partOf, Section, State, Trouble } from "../parts";
 import { Link, param } from "../router";
 
 interface Endpoint { host: string; port: number; sni?: string; address?: string; certificate?: string; drift: boolean; problems: string[]; failure?: string; failed_since?: string; last_seen_at?: string; last_ok_at?: string }
@@ -19,16 +19,17 @@ const columns: Column<Endpoint>[] = [
   { title: "Findings", width: "minmax(160px, 2fr)", cell: (e) => <>{e.failure && <Badge tone="bad">{e.failure} {ago(e.failed_since)}</Badge>}{e.drift && <Badge tone="warn">another is desired</Badge>}{e.problems.map((p) => <Badge key={p} tone="warn">{p}</Badge>)}</>, text: (e) => [e.failure, e.drift && "drift", ...e.problems].filter(Boolean).join(" ") },
 ];
 
+const parts = [["passes", "Passes", "list-passes"], ["schedules", "Schedules", "list-schedules"], ["endpoints", "Endpoints", "list-endpoints"], ["failing", "Failing", "list-endpoints"], ["drift", "Drift", "list-endpoints"]] as const;
+
 export function Scanners() {
-  const show = param("show") || "passes", host = param("host");
+  const show = partOf(parts, "show"), host = param("host");
   const [adding, setAdding] = useState(false);
-  const tabs = [["passes", "Passes"], ["schedules", "Schedules"], ["endpoints", "Endpoints"], ["failing", "Failing"], ["drift", "Drift"]] as const;
   return (
     <>
       <Head title="Scanners" cli={show === "schedules" ? "chancery scan schedules list" : "chancery scan passes list"} curl={show === "passes" || show === "schedules" ? `/scan/${show}` : "/endpoints"}>
-        {may("operate") && <button type="button" onClick={() => setAdding(true)}>New schedule…</button>}
+        {can("create-schedule") && <button type="button" onClick={() => setAdding(true)}>New schedule…</button>}
       </Head>
-      <Tabs label="Scanners" current={show} of={tabs.map(([name, title]) => ({ name, title, to: "/scanners", query: name === "passes" ? undefined : { show: name } }))} />
+      <Parts label="Scanners" current={show} of={parts} name="show" to="/scanners" />
       {show === "passes" && <Passes />}
       {show === "schedules" && <Schedules />}
       {["endpoints", "failing", "drift"].includes(show) && <List<Endpoint> path="/endpoints" query={{ failing: show === "failing", drift: show === "drift", host }} label="endpoints" columns={columns} id={(e) => `${e.host}:${e.port}/${e.sni}/${e.address}`}
@@ -46,7 +47,7 @@ function Passes() {
   if (data && !data.items.length) return <Empty title="No scan has run here yet."><Command text="chancery scan schedules create all --targets inventory --interval 1d" /></Empty>;
   return (
     <div class="cards">{data?.items.map((p) => (
-      <Section key={p.id} title={`${p.kind} of ${instant(p.started_at)}`} actions={p.state === "running" && may("operate") ? <button type="button" onClick={() => attempt("The pass ends.", async () => { await change("POST", `/scan/passes/${p.id}/cancel`); reload(); })}>End it</button> : undefined}>
+      <Section key={p.id} title={`${p.kind} of ${instant(p.started_at)}`} actions={p.state === "running" && can("cancel-pass") ? <button type="button" onClick={() => attempt("The pass ends.", async () => { await change("POST", `/scan/passes/${p.id}/cancel`); reload(); })}>End it</button> : undefined}>
         <p><State value={p.state} /> {count(p.targets - p.left)} of {count(p.targets)} targets, {count(p.summary.healthy)} in order{p.summary.slowed ? `, slowed ${count(p.summary.slowed)} times by the store` : ""}</p>
         <progress aria-label="Targets done" max={p.targets || 1} value={p.targets - p.left} />
         <p class="note">{top(p.summary.classes)}{top(p.summary.problems) && `; ${top(p.summary.problems)}`}</p>
@@ -63,7 +64,7 @@ function Schedules() {
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Schedules"><table><thead><tr><th>Name</th><th>Targets</th><th>Every</th><th>Next</th><th></th></tr></thead><tbody>
       {data?.items.map((s) => <tr key={s.id}><td>{s.name}{!s.enabled && <Badge>off</Badge>}</td><td class="break">{s.targets.length > 120 ? s.targets.slice(0, 120) + "…" : s.targets}</td><td>{s.interval}</td><td>{ago(s.next_at)}</td>
-        <td>{may("operate") && <button type="button" onClick={() => attempt("The scan begins.", async () => { await change("POST", `/scan/schedules/${s.id}/run`); reload(); })}>Run now</button>}</td></tr>)}
+        <td>{can("run-schedule") && <button type="button" onClick={() => attempt("The scan begins.", async () => { await change("POST", `/scan/schedules/${s.id}/run`); reload(); })}>Run now</button>}</td></tr>)}
     </tbody></table></div>
   );
 }
