@@ -18,7 +18,7 @@ func newCT(e env) *cobra.Command {
 		"Look after the Certificate Transparency logs that the server follows, and after what\nit found in them: certificates for our names that our issuance does not know. Logs are\nthe [ct_log.NAME] sections of the server's configuration with watch = true.")
 	c := connect(e, cmd)
 	logs := group("logs", "List, show and reset logs", "Look after the logs that are followed.", ctLogList(c), ctLogShow(c), ctLogReset(c))
-	found := group("findings", "List, show and acknowledge findings", "Look after certificates for our names that our issuance does not know.", ctFindingList(c, "list", "List findings, the newest first", ""), ctFindingShow(c), ctFindingAck(c))
+	found := group("findings", "List, show, adopt and dismiss findings", "Look after certificates for our names that our issuance does not know.", ctFindingList(c, "list", "List findings, the newest first", ""), ctFindingShow(c), ctFindingAdopt(c), ctFindingAck(c))
 	watch := ctFindingList(c, "watch", "Show open findings again and again; exit with Ctrl-C", "open")
 	cmd.AddCommand(logs, found, watch)
 	return cmd
@@ -104,6 +104,33 @@ func ctFindingAck(c *conn) *cobra.Command {
 	var comment string
 	cmd := ctOne(c, "ack ID", "Say that a finding is known and needs nothing more", http.MethodPost, func(id string) string { return "/ct/findings/" + id + "/acknowledge" },
 		func() any { return map[string]string{"comment": comment} }, ctFindingFields)
+	cmd.Aliases = []string{"dismiss"}
 	cmd.Flags().StringVarP(&comment, "comment", "m", "", "why it is all right, in `words`")
+	return cmd
+}
+
+func ctFindingAdopt(c *conn) *cobra.Command {
+	var to struct {
+		Owner       string `json:"owner"`
+		Team        string `json:"team,omitempty"`
+		Environment string `json:"environment,omitempty"`
+		Comment     string `json:"comment,omitempty"`
+	}
+	cmd := ctOne(c, "adopt ID", "Say that the certificate of a finding is ours, and whose", http.MethodPost, func(id string) string { return "/ct/findings/" + id + "/adopt" },
+		func() any { return &to }, ctFindingFields)
+	cmd.Flags().StringVar(&to.Owner, "owner", "", "`name` of who owns it (required)")
+	cmd.Flags().StringVar(&to.Team, "team", "", "`name` of the team that looks after it")
+	cmd.Flags().StringVar(&to.Environment, "env", "", "environment that it is used in, such as prod")
+	cmd.Flags().StringVarP(&to.Comment, "comment", "m", "", "how it came to be, in `words`")
+	one := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := one(cmd, args); err != nil {
+			return err
+		}
+		if to.Owner == "" {
+			return usagef("say who owns the certificate: --owner NAME")
+		}
+		return nil
+	}
 	return cmd
 }

@@ -181,6 +181,10 @@ func TestCertificateThatEndedGoesOnFiring(t *testing.T) {
 	})
 }
 
+// qDismiss is what ctwatch does when somebody acknowledges a finding.
+var qDismiss = db.SQL("test.dismiss_finding", `INSERT INTO ct_finding (id, key, state, log, leaf_index, logged_at, precert, fingerprint, serial, spki_hash, issuer, names, matched, not_before, not_after, der, found_at, decided_by, comment)
+	SELECT 'f', $2, 'acknowledged', 'willow', 0, 0, 1, '', serial, spki_hash, '', '', '', 0, 0, $2, 0, 'test', '' FROM inventory WHERE id = $1`)
+
 func TestUnknownCertificate(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
@@ -204,6 +208,15 @@ func TestUnknownCertificate(t *testing.T) {
 		also(bad, inventory.FromRenew)
 		w.tick(t, time.Hour)
 		w.expect(t, "boss", "fire certificate:"+bad, "resolve certificate:"+bad)
+
+		// One that somebody dismissed needs nobody any more.
+		known := w.certificate(t, inventory.FromCT, "partner.example", "", 90*day, 80*day)
+		w.tick(t, time.Hour)
+		w.expect(t, "boss", "fire certificate:"+bad, "resolve certificate:"+bad, "fire certificate:"+known)
+		_, err := d.Read().Exec(context.Background(), qDismiss, known, []byte("k"))
+		check(t, err)
+		w.tick(t, time.Hour)
+		w.expect(t, "boss", "fire certificate:"+bad, "resolve certificate:"+bad, "fire certificate:"+known, "resolve certificate:"+known)
 	})
 }
 

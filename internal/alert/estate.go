@@ -20,10 +20,13 @@ var (
 		WHERE status = $1 AND (not_after, id) > ($2::bigint, $3::text) AND not_after <= $4 ORDER BY not_after, id LIMIT $5`)
 	// The literals are those of the index inventory_stranger. What is known
 	// under the same serial is the same issuance: logs hold precertificates.
+	// Findings that somebody dismissed are few.
 	qStrangers = db.SQL("alert.list_strangers", `SELECT id, subject_cn, names, owner, team, environment, managed, not_before, not_after,
 			(SELECT i.label FROM inventory_issuer i WHERE i.id = inventory.issuer_id),
 			(SELECT o.id FROM inventory o WHERE o.serial_key = inventory.serial_key AND o.serial = inventory.serial AND o.spki_hash = inventory.spki_hash AND (o.source & 67) <> 0 LIMIT 1)
-		FROM inventory WHERE (source & 8) <> 0 AND (source & 67) = 0 AND status IN ('active', 'superseded') AND inventory.id > $1 ORDER BY inventory.id LIMIT $2`)
+		FROM inventory WHERE (source & 8) <> 0 AND (source & 67) = 0 AND status IN ('active', 'superseded') AND inventory.id > $1
+			AND NOT EXISTS (SELECT 1 FROM ct_finding f WHERE f.state = 'acknowledged' AND f.serial = inventory.serial AND f.spki_hash = inventory.spki_hash)
+		ORDER BY inventory.id LIMIT $2`)
 	qFailing = db.SQL("alert.list_failing", `SELECT rhost, port, sni, address, failure, failed_since, last_seen_at, last_ok_at, desired_id FROM endpoint
 		WHERE failed_since IS NOT NULL AND (failed_since, rhost, port, sni, address) > ($1::bigint, $2::text, $3::bigint, $4::text, $5::text)
 		ORDER BY failed_since, rhost, port, sni, address LIMIT $6`)

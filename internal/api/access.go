@@ -99,6 +99,7 @@ var accessTable = map[string]access{
 	"list-ct-findings":       viewer,
 	"get-ct-finding":         viewer,
 	"acknowledge-ct-finding": operator,
+	"adopt-ct-finding":       operator,
 
 	"get-certificate":      part,
 	"download-certificate": part,

@@ -22,7 +22,10 @@ func (s *Server) ctOperations() {
 	register(s, reset, s.resetCTLog)
 	register(s, op("list-ct-findings", http.MethodGet, "/findings", "List certificates for our names that our issuance does not know, the newest first"), s.listCTFindings)
 	register(s, op("get-ct-finding", http.MethodGet, "/findings/{id}", "One certificate for our names that our issuance does not know"), s.getCTFinding)
-	register(s, op("acknowledge-ct-finding", http.MethodPost, "/findings/{id}/acknowledge", "Say that a finding is known and needs nothing more"), s.acknowledgeCTFinding)
+	register(s, op("acknowledge-ct-finding", http.MethodPost, "/findings/{id}/acknowledge", "Dismiss a finding: it is known and needs nothing more"), s.acknowledgeCTFinding)
+	adopt := op("adopt-ct-finding", http.MethodPost, "/findings/{id}/adopt", "Say that the certificate of a finding is ours, and whose")
+	adopt.Description = "As if it had been imported: it is in the inventory with an owner, and no alert is made of it any more. What the inventory has as its owner, team or environment already stays."
+	register(s, adopt, s.adoptCTFinding)
 }
 
 // CTLog is a log that is followed.
@@ -88,7 +91,7 @@ func (s *Server) resetCTLog(ctx context.Context, in *IDInput) (*bodyOf[CTLog], e
 // CTFinding is a certificate for our names that our issuance does not know.
 type CTFinding struct {
 	ID             string     `json:"id"`
-	State          string     `json:"state" enum:"open,acknowledged,ours" doc:"ours: our issuance knows it by now"`
+	State          string     `json:"state" enum:"open,acknowledged,ours" doc:"ours: our issuance knows it by now, or somebody adopted it (decided_by)"`
 	Matched        string     `json:"matched" doc:"The name that is ours"`
 	Names          []string   `json:"names" nullable:"false"`
 	Issuer         string     `json:"issuer"`
@@ -150,6 +153,24 @@ type acknowledgeInput struct {
 
 func (s *Server) acknowledgeCTFinding(ctx context.Context, in *acknowledgeInput) (*bodyOf[CTFinding], error) {
 	if err := s.cfg.CT.Acknowledge(ctx, in.ID, actorOf(ctx), in.Body.Comment, now()); err != nil {
+		return nil, err
+	}
+	return s.getCTFinding(ctx, &in.IDInput)
+}
+
+type adoptFindingInput struct {
+	IDInput
+	Body struct {
+		Owner       string `json:"owner" minLength:"1" maxLength:"255"`
+		Team        string `json:"team,omitempty" maxLength:"255"`
+		Environment string `json:"environment,omitempty" maxLength:"255"`
+		Comment     string `json:"comment,omitempty" maxLength:"1000" doc:"How it came to be"`
+	}
+}
+
+func (s *Server) adoptCTFinding(ctx context.Context, in *adoptFindingInput) (*bodyOf[CTFinding], error) {
+	b := &in.Body
+	if err := s.cfg.CT.Adopt(ctx, in.ID, ctwatch.Holder{Owner: b.Owner, Team: b.Team, Environment: b.Environment}, actorOf(ctx), b.Comment, now()); err != nil {
 		return nil, err
 	}
 	return s.getCTFinding(ctx, &in.IDInput)

@@ -202,6 +202,82 @@ func TestUnknownCertificatesAreFound(t *testing.T) {
 	})
 }
 
+// TestAdoption: a finding whose certificate somebody claims is ours from then on,
+// with an owner, and so is the certificate behind a precertificate.
+func TestAdoption(t *testing.T) {
+	each(t, func(t *testing.T, d *db.DB, kind ctwatch.Kind) {
+		ctx, pay := context.Background(), ctwatch.Holder{Owner: "pay", Team: "core", Environment: "prod"}
+		log, foreign := ctwatchtest.New(t, kind), ctwatchtest.NewIssuer(t, "Somebody's CA")
+		first, second := foreign.Issue(t, "pay.ours.test"), foreign.Issue(t, "shop.ours.test")
+		log.Put(t, first, true)
+		log.Put(t, second, false)
+		s, _ := watch(t, d, log.Log("one", true))
+		eventually(t, "both are found", func() bool { return len(findings(t, s, ctwatch.Open)) == 2 })
+		of := func(name string) ctwatch.Finding {
+			t.Helper()
+			for _, f := range findings(t, s, "") {
+				if f.Matched == name {
+					return f
+				}
+			}
+			t.Fatalf("no finding of %s", name)
+			return ctwatch.Finding{}
+		}
+		one, two := of("pay.ours.test"), of("shop.ours.test")
+		for what, bad := range map[string]struct {
+			id, comment string
+			to          ctwatch.Holder
+			code        fault.Code
+		}{
+			"nothing":            {"nothing", "", pay, fault.NotFound},
+			"nobody's":           {one.ID, "", ctwatch.Holder{Team: "core"}, fault.Invalid},
+			"a name of spaces":   {one.ID, "", ctwatch.Holder{Owner: "  "}, fault.Invalid},
+			"a hostile name":     {one.ID, "", ctwatch.Holder{Owner: "pay\x1b[2J"}, fault.Invalid},
+			"a long comment":     {one.ID, strings.Repeat("x", ctwatch.MaxComment+1), pay, fault.Invalid},
+			"a comment of lines": {one.ID, "a\nb", pay, fault.Invalid},
+		} {
+			if err := s.Adopt(ctx, bad.id, bad.to, "test", bad.comment, time.Now()); !fault.Is(err, bad.code) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if n := count(t, d, "owner:pay"); n != 0 || len(findings(t, s, ctwatch.Open)) != 2 {
+			t.Fatalf("what was refused left %d certificates", n)
+		}
+		check(t, s.Acknowledge(ctx, two.ID, "test", "a partner's", time.Now())) // and then it is ours after all
+		for _, f := range []ctwatch.Finding{one, two} {
+			check(t, s.Adopt(ctx, f.ID, pay, "test", "ordered by hand", time.Now()))
+			if err := s.Adopt(ctx, f.ID, ctwatch.Holder{Owner: "shop"}, "test", "", time.Now()); !fault.Is(err, fault.Conflict) {
+				t.Errorf("adopted twice: %v", err)
+			}
+		}
+		if err := s.Acknowledge(ctx, one.ID, "test", "", time.Now()); !fault.Is(err, fault.Conflict) {
+			t.Errorf("acknowledged after its adoption: %v", err)
+		}
+		if n := count(t, d, "owner:pay team:core env:prod source:import"); n != 2 {
+			t.Errorf("%d certificates belong to those who adopted them", n)
+		}
+		if f := of("pay.ours.test"); f.State != ctwatch.Ours || f.DecidedBy != "test" || f.Comment != "ordered by hand" {
+			t.Errorf("%+v", f)
+		}
+		told := 0
+		check(t, audit.Waiting(ctx, d.Read(), func(r *audit.Record) error {
+			if r.Kind == "ct.adopt" && r.Actor == "test" && strings.Contains(string(r.Data), `"owner":"pay"`) {
+				told++
+			}
+			return nil
+		}))
+		if told != 2 {
+			t.Errorf("the journal has %d adoptions", told)
+		}
+		log.Put(t, first, false) // the certificate itself
+		log.Put(t, foreign.Issue(t, "other.ours.test"), false)
+		eventually(t, "the log is read", func() bool { return len(findings(t, s, ctwatch.Open)) == 1 })
+		if n := len(findings(t, s, "")); n != 3 {
+			t.Errorf("%d findings: the certificate of an adopted precertificate is one", n)
+		}
+	})
+}
+
 // Unless told otherwise a log is followed from its end.
 func TestFollowsFromTheEnd(t *testing.T) {
 	each(t, func(t *testing.T, d *db.DB, kind ctwatch.Kind) {

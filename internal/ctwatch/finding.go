@@ -68,7 +68,7 @@ type FindingState string
 const (
 	Open         FindingState = "open"
 	Acknowledged FindingState = "acknowledged" // somebody knows of it
-	Ours         FindingState = "ours"         // our issuance knows it by now
+	Ours         FindingState = "ours"         // our issuance knows it by now, or somebody adopted it
 )
 
 // Finding is a certificate for our names that our issuance does not know.
@@ -112,6 +112,7 @@ var (
 		VALUES ($1, 'open', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, NULL, '', NULL, '', $14, $15, $16)
 		ON CONFLICT (key) DO UPDATE SET precert = 0, fingerprint = $6, der = $16 WHERE ct_finding.precert = 1 AND $5 = 0::bigint`)
 	qDecide = db.SQL("ctwatch.decide_finding", `UPDATE ct_finding SET state = $2, decided_by = $3, decided_at = $4, comment = $5 WHERE id = $1 AND state = 'open'`)
+	qAdopt  = db.SQL("ctwatch.adopt_finding", `UPDATE ct_finding SET state = 'ours', decided_by = $2, decided_at = $3, comment = $4 WHERE id = $1 AND state <> 'ours'`)
 	qAlert  = db.SQL("ctwatch.alert_finding", `UPDATE ct_finding SET alerted_at = $2 WHERE id = $1 AND state = 'open' AND alerted_at IS NULL`)
 )
 
@@ -231,19 +232,64 @@ func (s *Service) Finding(ctx context.Context, id string) (v Finding, der []byte
 // MaxComment bounds the words that go with a decision, in bytes.
 const MaxComment = 1000
 
-// Acknowledge closes an open finding: somebody knows of it.
-func (s *Service) Acknowledge(ctx context.Context, id, actor, comment string, now time.Time) error {
-	v, _, err := s.Finding(ctx, id)
+// decidable returns a finding and what its log has, if the words that go with a
+// decision about it can be kept.
+func (s *Service) decidable(ctx context.Context, id, comment string) (v Finding, der []byte, err error) {
+	if v, der, err = s.Finding(ctx, id); err == nil && (len(comment) > MaxComment || plain(comment) != comment) {
+		err = fault.New(fault.Invalid, "the comment is one line of at most %d bytes", MaxComment)
+	}
+	return v, der, err
+}
+
+// Holder is whose a certificate is.
+type Holder struct{ Owner, Team, Environment string }
+
+// Adopt closes a finding that is open or acknowledged: its certificate is ours,
+// as if it had been imported, and belongs to a holder where the inventory names
+// none yet. A crash in between leaves the finding as it was, to be adopted
+// again. The certificate behind an adopted precertificate is known when it is
+// logged.
+func (s *Service) Adopt(ctx context.Context, id string, to Holder, actor, comment string, now time.Time) error {
+	v, der, err := s.decidable(ctx, id, comment)
+	switch {
+	case err != nil:
+		return err
+	case v.State == Ours:
+		return errDecided(v.State)
+	case len(der) == 0:
+		return fault.New(fault.Precondition, "what the log has of it cannot be read as a certificate, so the inventory cannot hold it; acknowledge the finding instead")
+	case strings.TrimSpace(to.Owner) == "":
+		return fault.New(fault.Invalid, "say who owns the certificate")
+	}
+	res, err := s.cfg.Inventory.Put(ctx, []inventory.Observation{{DER: der, Source: inventory.FromImport, SeenAt: now, Owner: to.Owner, Team: to.Team, Environment: to.Environment}}, now)
+	if err == nil && len(res.Refused) > 0 {
+		err = res.Refused[0].Err
+	}
 	if err != nil {
 		return err
 	}
-	if len(comment) > MaxComment || plain(comment) != comment {
-		return fault.New(fault.Invalid, "the comment is one line of at most %d bytes", MaxComment)
+	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
+		tx.Queue(qAdopt, db.ExactlyOne(errDecided(Ours)), id, actor, now, comment)
+		return audit.Append(tx, audit.Entry{At: now, Kind: "ct.adopt", Actor: actor, Subject: "ct_finding:" + id,
+			Data: map[string]any{"certificate": res.IDs[0], "owner": to.Owner, "team": to.Team, "environment": to.Environment, "comment": comment}})
+	})
+}
+
+func errDecided(is FindingState) error {
+	return fault.New(fault.Conflict, "the finding is not open any more: it is %s", is)
+}
+
+// Acknowledge closes an open finding: somebody knows of it, and it needs nothing
+// more. No alert is made of it any more.
+func (s *Service) Acknowledge(ctx context.Context, id, actor, comment string, now time.Time) error {
+	v, _, err := s.decidable(ctx, id, comment)
+	if err != nil {
+		return err
 	}
 	return s.cfg.DB.Write(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(ctx, qDecide, id, string(Acknowledged), actor, now, comment)
 		if err == nil && n == 0 {
-			err = fault.New(fault.Conflict, "the finding is not open any more: it is %s", v.State)
+			err = errDecided(v.State)
 		}
 		if err != nil {
 			return err

@@ -244,11 +244,20 @@ func (b *browser) transparency(*testing.T, *filled) {
 	b.run(chromedp.Focus(chromedp.CSS(".list-body")), chromedp.KeyEvent(kb.Enter))
 	b.fill("Why it is all right", "a partner's")
 	b.accessible("a finding")
-	b.press("Acknowledge")
+	b.press("Dismiss")
 	b.closed()
 	b.shows("No unknown certificate")
 	b.open("alerts?view=ct&state=acknowledged", "Alerts")
 	b.shows("pay.shop.test")
+	b.run(chromedp.Focus(chromedp.CSS(".list-body")), chromedp.KeyEvent(kb.Enter)) // it is ours after all
+	b.fill("Owner", "pay")
+	b.fill("Environment", "prod")
+	b.press("Adopt")
+	b.closed()
+	b.open("alerts?view=ct&state=ours", "Alerts")
+	b.shows("pay.shop.test")
+	b.open("certs?q=owner%3Apay%20env%3Aprod%20name%3Apay.shop.test", "Inventory")
+	b.until(`document.querySelectorAll(".list-row").length > 0`)
 }
 
 func (b *browser) rules(*testing.T, *filled) {
@@ -338,7 +347,7 @@ func (b *browser) keysInUse(t *testing.T, _ *filled) {
 // rowViews are the screens once more, with rows.
 var rowViews = append([]view{
 	{"agents", "Agents", "web1"}, {"agents?show=assignments", "Agents", "www.shop.test"}, {"agents?show=failed", "Agents", "api.shop.test"}, {"agents?show=targets", "Agents", "web"}, {"agents?show=tokens", "Agents", "db1"}, {"agents/web1", "web1", "It said"},
-	{"alerts", "Alerts", "Silence…"}, {"alerts?view=rules", "Alerts", "new-admin"}, {"alerts?view=silences", "Alerts", "migration"}, {"alerts?view=deliveries", "Alerts", "Test hook"}, {"alerts?view=ct&state=acknowledged", "Alerts", "pay.shop.test"}, {"alerts?view=logs", "Alerts", "willow"},
+	{"alerts", "Alerts", "Silence…"}, {"alerts?view=rules", "Alerts", "new-admin"}, {"alerts?view=silences", "Alerts", "migration"}, {"alerts?view=deliveries", "Alerts", "Test hook"}, {"alerts?view=ct&state=ours", "Alerts", "pay.shop.test"}, {"alerts?view=logs", "Alerts", "willow"},
 	{"policies", "Inventory", "no-weak-keys"}, {"keys", "Inventory", "Post-quantum share"}, {"renewals?show=managed", "Renewals", "app0.test"},
 }, []view{{"", "Overview", "Active certificates"}, {"certs", "Inventory", "certificates"}}...)
 

@@ -24,7 +24,7 @@ export function Findings() {
   const state = param("state") || "open", [shown, show] = useState<Finding>(), [turn, next] = useState(0);
   return (
     <>
-      <p class="chips" role="group" aria-label="State">{["open", "acknowledged", "ours"].map((s) => <button type="button" key={s} class={s === state ? "primary" : ""} aria-pressed={s === state} onClick={() => setParam("state", s === "open" ? "" : s)}>{s}</button>)}</p>
+      <p class="chips" role="group" aria-label="State">{[["open", "open"], ["acknowledged", "dismissed"], ["ours", "ours"]].map(([s, word]) => <button type="button" key={s} class={s === state ? "primary" : ""} aria-pressed={s === state} onClick={() => setParam("state", s === "open" ? "" : s)}>{word}</button>)}</p>
       <List<Finding> key={turn} path="/ct/findings" query={{ state }} label="findings" columns={columns} id={(f) => f.id} open={show}
         empty={<Empty title={state === "open" ? "No unknown certificate for our names." : "None."}>{state === "open" && <p>Logs are followed when the configuration says so: docs/find.md.</p>}</Empty>} />
       {shown && <One finding={shown} onClose={() => show(undefined)} done={() => { show(undefined); next(turn + 1); }} />}
@@ -34,15 +34,19 @@ export function Findings() {
 
 // One finding, and what to do about it.
 function One({ finding: f, onClose, done }: { finding: Finding; onClose: () => void; done: () => void }) {
-  const [comment, setComment] = useState("");
+  const [comment, setComment] = useState(""), [to, setTo] = useState({ owner: "", team: "", environment: "" });
+  const decide = async (e: Event, what: string, verb: string, body: unknown) => { e.preventDefault(); if (await attempt(what, () => change("POST", `/ct/findings/${f.id}/${verb}`, body))) done(); };
+  const holder = (name: keyof typeof to, label: string) => <label>{label}<input required={name === "owner"} maxLength={255} value={to[name]} onInput={(e) => setTo({ ...to, [name]: e.currentTarget.value })} /></label>;
   return (
     <Dialog title={f.matched} onClose={onClose}>
       <Fields of={[["State", <State value={f.state} />], ["Names", f.names.join(", ")], ["Issuer", f.issuer], ["Serial", <code class="break">{f.serial}</code>], ["Valid", f.not_before && `${instant(f.not_before)} to ${instant(f.not_after)}`], ["Logged", `${instant(f.logged_at)}, entry ${count(f.index)} of ${f.log}`], ["What was logged", f.precertificate ? "the precertificate" : "the certificate"], ["Alerts", f.alerted_at ? `told ${ago(f.alerted_at)}` : "within its grace"],
         ["Decided", f.decided_by && `${f.decided_by}, ${ago(f.decided_at)}`], ["Comment", f.comment], ["In the inventory", f.certificate && <Link to={`/certs/${f.certificate}`}>show</Link>]]} />
-      {f.state === "open" && <p class="note">If it is ours, import it or have it managed (<code>{f.certificate ? `chancery renew adopt ${f.certificate.slice(0, 16)}…` : "chancery certs import FILE"}</code>): the finding then closes by itself. If nobody here asked for it, ask its CA to revoke it.</p>}
-      {f.state === "open" && can("acknowledge-ct-finding") && <form class="form" onSubmit={async (e) => { e.preventDefault(); if (await attempt("It is acknowledged; no alert is made of it any more.", () => change("POST", `/ct/findings/${f.id}/acknowledge`, { comment }))) done(); }}>
-        <label>Why it is all right<input required value={comment} maxLength={1000} onInput={(e) => setComment(e.currentTarget.value)} /></label>
-        <button type="submit" class="primary">Acknowledge</button>
+      {f.state === "open" && <p class="note">Nobody here asked for it? Ask its CA to revoke it.</p>}
+      {f.state !== "ours" && can("adopt-ct-finding") && <form class="form" onSubmit={(e) => decide(e, "It is ours: it is in the inventory with its owner.", "adopt", { ...Object.fromEntries(Object.entries(to).filter(([, v]) => v)), comment: comment || undefined })}>
+        <fieldset><legend>It is ours</legend>{holder("owner", "Owner")}{holder("team", "Team")}{holder("environment", "Environment")}<button type="submit" class="primary">Adopt</button></fieldset>
+      </form>}
+      {f.state === "open" && can("acknowledge-ct-finding") && <form class="form" onSubmit={(e) => decide(e, "It is dismissed; no alert is made of it any more.", "acknowledge", { comment })}>
+        <fieldset><legend>It is not, and that is all right</legend><label>Why it is all right<input required value={comment} maxLength={1000} onInput={(e) => setComment(e.currentTarget.value)} /></label><button type="submit">Dismiss</button></fieldset>
       </form>}
     </Dialog>
   );
