@@ -22,7 +22,7 @@ func newRenew(e env) *cobra.Command {
 	c := connect(e, cmd)
 	cmd.AddCommand(renewList(c), renewShow(c), renewAdopt(c), renewNow(c),
 		renewAct(c, "pause", "pause", "Do nothing about a certificate until it is resumed"), renewAct(c, "resume", "resume", "End a pause"),
-		renewRemove(c), renewPlan(c), renewDrill(c), renewDrift(c))
+		renewRemove(c), renewPlan(c), renewDrill(c), renewDrift(c), renewDeployments(c), renewBatches(c))
 	return cmd
 }
 

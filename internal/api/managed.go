@@ -66,6 +66,7 @@ type Placement struct {
 	Error     string     `json:"error,omitempty"`
 	Detail    string     `json:"detail,omitempty" doc:"What the target's own program said"`
 	UpdatedAt time.Time  `json:"updated_at"`
+	Batch     string     `json:"batch,omitempty" doc:"Id of the batch that decided it last"`
 }
 
 // Decision is one thing that was decided about a managed certificate.
@@ -221,7 +222,7 @@ func (s *Server) one(ctx context.Context, ref string) (Managed, error) {
 	}
 	v := viewManaged(&m)
 	for _, p := range placed {
-		v.Placements = append(v.Placements, Placement{p.Target, p.Live(), instant(p.DueAt), p.Attempt, p.Error, p.Detail, p.UpdatedAt})
+		v.Placements = append(v.Placements, viewPlacement(&p))
 	}
 	return v, nil
 }

@@ -187,6 +187,7 @@ func (s *Server) registerAll() {
 	s.delegations()
 	s.managed()
 	s.queues()
+	s.deployments()
 	s.tokenOperations()
 	s.journal()
 	s.sessions()

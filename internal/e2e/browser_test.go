@@ -42,6 +42,8 @@ var views = []view{
 	{"agents?show=assignments", "Agents", "No agent keeps"},
 	{"agents?show=failed", "Agents", "No deployment failed"},
 	{"agents?show=targets", "Agents", "no target of its own"},
+	{"agents?show=matrix", "Agents", "No managed certificate has a target"},
+	{"agents?show=reloads", "Agents", "Nothing was deployed"},
 	{"agents?show=tokens", "Agents", "No enrolment token"},
 	{"alerts", "Alerts", "Firing"},
 	{"alerts?view=pending", "Alerts", ""},

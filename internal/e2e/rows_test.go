@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -53,6 +54,12 @@ allow_names = ["*.test"]
 kind = "files"
 dir = %q
 probe = ["none"]
+collect = "1s"
+[target.broken]
+kind = "files"
+dir = %q
+probe = ["none"]
+collect = "1s"
 [ct]
 domains = ["shop.test"]
 interval = "1s"
@@ -69,12 +76,13 @@ group_wait = "0s"
 kind = "webhook"
 url = %q
 secret_file = %q
-`, filepath.Join(f.data, "web"), l.URL, base64.StdEncoding.EncodeToString(l.Key), hook.URL, secret))
+`, filepath.Join(f.data, "web"), filepath.Join(secret, "below-a-file"), l.URL, base64.StdEncoding.EncodeToString(l.Key), hook.URL, secret))
 	f.p = f.start()
 	log.Put(t, stranger.Issue(t, "pay.shop.test"), true)
 	for i := range 24 {
 		f.callAPI(f.p, "POST", "/managed", fmt.Sprintf(`{"names":["app%d.test"],"targets":[{"name":"web"}]}`, i), &json.RawMessage{})
 	}
+	f.callAPI(f.p, "POST", "/managed", `{"names":["broken.test"],"targets":[{"name":"web"},{"name":"broken"}]}`, &json.RawMessage{})
 	f.agent(t)
 	eventually(t, 3*time.Minute, func() error { // its rule looks once a minute
 		var told struct{ Items []struct{ Summary string } }
@@ -171,7 +179,7 @@ func TestUIWithRows(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		do   func(*testing.T, *filled)
-	}{{"agents", b.agents}, {"transparency", b.transparency}, {"rules", b.rules}, {"silences", b.silences}, {"channels", b.channels}, {"policies", b.policies}, {"keys", b.keysInUse}, {"screens", b.screens}} {
+	}{{"agents", b.agents}, {"deployments", b.deployments}, {"transparency", b.transparency}, {"rules", b.rules}, {"silences", b.silences}, {"channels", b.channels}, {"policies", b.policies}, {"keys", b.keysInUse}, {"screens", b.screens}} {
 		t.Run(part.name, func(t *testing.T) {
 			b.in(t)
 			part.do(t, f)
@@ -226,6 +234,31 @@ func (b *browser) agents(*testing.T, *filled) {
 	b.accessible("a confirmation")
 	b.press("Leave it")
 	b.closed()
+}
+
+// deployments looks at what is where, and at a reload, by keyboard alone.
+func (b *browser) deployments(t *testing.T, f *filled) {
+	eventually(t, time.Minute, func() error {
+		var live struct{ Items []struct{ Live, Items int } }
+		if f.callAPI(f.p, "GET", "/deployments/batches?target=web", "", &live); len(live.Items) == 0 {
+			return errors.New("nothing was deployed to web")
+		}
+		return nil
+	})
+	b.open("agents?show=targets", "Agents")
+	b.run(chromedp.Click(`//td/a[text()="web"]`))
+	b.until(`location.search.includes("target=web")`)
+	b.until(`[...document.querySelectorAll(".list-row")].some(r => r.innerText.includes("app") && r.querySelector(".badge.good")?.innerText === "live")`)
+	b.accessible("what is where")
+	b.open("agents?show=matrix&failing=yes", "Agents")
+	b.shows("broken.test")
+	b.shows("not a directory")
+	b.open("agents?show=reloads&target=broken", "Agents")
+	b.until(`document.querySelector(".list-row .badge.bad")?.innerText === "failed"`)
+	b.accessible("reloads")
+	b.run(chromedp.Focus(chromedp.CSS(".list-body")), chromedp.KeyEvent(kb.Enter))
+	b.until(`document.querySelector("dialog")?.innerText.includes("the target serves what it did before")`)
+	b.accessible("a reload")
 }
 
 func (b *browser) transparency(*testing.T, *filled) {
@@ -346,7 +379,7 @@ func (b *browser) keysInUse(t *testing.T, _ *filled) {
 
 // rowViews are the screens once more, with rows.
 var rowViews = append([]view{
-	{"agents", "Agents", "web1"}, {"agents?show=assignments", "Agents", "www.shop.test"}, {"agents?show=failed", "Agents", "api.shop.test"}, {"agents?show=targets", "Agents", "web"}, {"agents?show=tokens", "Agents", "db1"}, {"agents/web1", "web1", "It said"},
+	{"agents", "Agents", "web1"}, {"agents?show=assignments", "Agents", "www.shop.test"}, {"agents?show=failed", "Agents", "api.shop.test"}, {"agents?show=targets", "Agents", "web"}, {"agents?show=matrix", "Agents", "app0.test"}, {"agents?show=reloads", "Agents", "of"}, {"agents?show=tokens", "Agents", "db1"}, {"agents/web1", "web1", "It said"},
 	{"alerts", "Alerts", "Silence…"}, {"alerts?view=rules", "Alerts", "new-admin"}, {"alerts?view=silences", "Alerts", "migration"}, {"alerts?view=deliveries", "Alerts", "Test hook"}, {"alerts?view=ct&state=ours", "Alerts", "pay.shop.test"}, {"alerts?view=logs", "Alerts", "willow"},
 	{"policies", "Inventory", "no-weak-keys"}, {"keys", "Inventory", "Post-quantum share"}, {"renewals?show=managed", "Renewals", "app0.test"},
 }, []view{{"", "Overview", "Active certificates"}, {"certs", "Inventory", "certificates"}}...)

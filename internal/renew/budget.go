@@ -145,9 +145,14 @@ var (
 	qBudgetPurge  = db.SQL("renew.delete_budgets", `DELETE FROM renew_budget WHERE issuer = $1 AND budget = $2 AND tat < $3`)
 )
 
-// Tidy forgets budgets that are full again.
+// Tidy forgets budgets that are full again, and old batches.
 func (e *Engine) Tidy(ctx context.Context) (loop.Count, error) {
-	n, now := 0, e.now()
+	now := e.now()
+	old, err := e.forgetBatches(ctx, now)
+	n := int(old)
+	if err != nil {
+		return loop.Count{}, err
+	}
 	for name, i := range e.issuers {
 		for _, b := range i.Budgets {
 			err := e.db.Write(ctx, func(tx *db.Tx) error {

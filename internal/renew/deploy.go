@@ -85,6 +85,7 @@ type Placement struct {
 	Error     string
 	Detail    string // what the target's program said
 	UpdatedAt time.Time
+	BatchID   string // that decided it last, "" = none yet
 }
 
 // Live reports whether the target serves what it should.
@@ -92,13 +93,14 @@ func (p *Placement) Live() bool { return p.WantID == p.LiveID }
 
 func scanPlacement(r *db.Row) Placement {
 	return Placement{ManagedID: r.Text(), Target: r.Text(), WantID: r.Text(), LiveID: r.Text(), DueAt: r.Time(), Urgent: r.Bool(), Attempt: r.Int(),
-		Error: r.Text(), Detail: r.Text(), UpdatedAt: r.Time()}
+		Error: r.Text(), Detail: r.Text(), UpdatedAt: r.Time(), BatchID: r.Text()}
 }
 
+const placementColumns = `managed_id, target, want_id, live_id, due_at, urgent, attempt, error, detail, updated_at, batch_id`
+
 var (
-	qPlacements = db.SQL("renew.list_placements", `SELECT managed_id, target, want_id, live_id, due_at, urgent, attempt, error, detail, updated_at
-		FROM managed_target WHERE managed_id = $1 ORDER BY target`)
-	qWant = db.SQL("renew.upsert_target", `INSERT INTO managed_target (managed_id, target, want_id, due_at, urgent, attempt, lease_token, error, detail, updated_at)
+	qPlacements = db.SQL("renew.list_placements", `SELECT `+placementColumns+` FROM managed_target WHERE managed_id = $1 ORDER BY target`)
+	qWant       = db.SQL("renew.upsert_target", `INSERT INTO managed_target (managed_id, target, want_id, due_at, urgent, attempt, lease_token, error, detail, updated_at)
 		VALUES ($1, $2, $3, $4, $5, 0, '', '', '', $6)
 		ON CONFLICT (managed_id, target) DO UPDATE SET want_id = excluded.want_id, due_at = excluded.due_at, urgent = excluded.urgent, attempt = 0,
 			lease_token = '', error = '', detail = '', updated_at = excluded.updated_at`)
@@ -109,9 +111,9 @@ var (
 			SELECT managed_id FROM managed_target WHERE target = $1 AND due_at IS NOT NULL AND due_at <= $5 AND (attempt = 0 OR due_at <= $2)
 				AND (urgent = 1 OR $6::bigint = 1) ORDER BY due_at LIMIT $7 FOR UPDATE SKIP LOCKED)
 		RETURNING managed_id, want_id, attempt`)
-	qPlaced = db.SQL("renew.update_placed", `UPDATE managed_target SET live_id = want_id, due_at = NULL, urgent = 0, attempt = 0, lease_token = '', error = '', detail = '', updated_at = $4
+	qPlaced = db.SQL("renew.update_placed", `UPDATE managed_target SET live_id = want_id, due_at = NULL, urgent = 0, attempt = 0, lease_token = '', error = '', detail = '', updated_at = $4, batch_id = $3
 		WHERE managed_id = $1 AND target = $2 AND lease_token = $3`)
-	qUnplaced = db.SQL("renew.update_unplaced", `UPDATE managed_target SET due_at = $4, attempt = $5, lease_token = '', error = $6, detail = $7, updated_at = $8
+	qUnplaced = db.SQL("renew.update_unplaced", `UPDATE managed_target SET due_at = $4, attempt = $5, lease_token = '', error = $6, detail = $7, updated_at = $8, batch_id = $3
 		WHERE managed_id = $1 AND target = $2 AND lease_token = $3`)
 	qVerified = db.SQL("renew.update_verified", `UPDATE managed SET state = 'verified', updated_at = $2 WHERE id = $1 AND state = 'deploying'
 		AND NOT EXISTS (SELECT 1 FROM managed_target t WHERE t.managed_id = $1 AND (t.live_id IS NULL OR t.live_id <> t.want_id))`)
@@ -269,13 +271,14 @@ func (e *Engine) deploy(ctx context.Context, b *batch) (err error) {
 	span.Int("deploy.items", len(b.rows))
 	items, unfit, err := e.items(ctx, b)
 	if err != nil {
-		return errors.Join(err, e.freeTarget(ctx, b, nil))
+		return errors.Join(err, e.freeTarget(ctx, b, nil, nil))
 	}
 	p := e.place(b.target)
 	fault.Point("renew.before_deploy")
 	run, cancel := context.WithTimeout(ctx, p.timeout())
 	defer cancel()
-	timer := e.meters.deploy.start(e.now())
+	began := e.now()
+	timer := e.meters.deploy.start(began)
 	var outcomes []deploy.Outcome
 	if len(items) > 0 {
 		outcomes = p.Run(run, items)
@@ -293,30 +296,37 @@ func (e *Engine) deploy(ctx context.Context, b *batch) (err error) {
 			failed = o.Err
 		}
 	}
-	timer.end(e.now(), failed)
-	live := 0
+	ended := e.now()
+	timer.end(ended, failed)
+	report := Batch{ID: b.token, Target: b.target, BeganAt: began, Took: ended.Sub(began), Items: len(b.rows)}
 	for _, r := range b.rows {
 		o, told := byID[r.id]
 		if !told {
 			o = deploy.Outcome{ID: r.id, Err: errors.New("the target did not say what became of it")}
 		}
 		if o.Live && o.Err == nil {
-			live++
+			report.Live++
+		} else {
+			report.Error, report.Detail = clip(reason(o).Error()), clip(o.Stderr)
 		}
 		if err := e.placed(ctx, b, r, o); err != nil {
 			return err
 		}
 	}
-	if live > 0 || len(outcomes) == 0 {
+	if report.Live > 0 || len(outcomes) == 0 {
 		failed = nil
 	}
-	return e.freeTarget(ctx, b, failed)
+	return e.freeTarget(ctx, b, &report, failed)
 }
 
-// freeTarget gives the target back; failed is why all of its items failed.
-func (e *Engine) freeTarget(ctx context.Context, b *batch, failed error) error {
+// freeTarget gives the target back, and keeps what became of the batch unless
+// nothing was tried; failed is why all of its items failed.
+func (e *Engine) freeTarget(ctx context.Context, b *batch, report *Batch, failed error) error {
 	now := e.now()
-	return editLane(context.WithoutCancel(ctx), e.db, TargetLane, b.target, now, func(_ *db.Tx, l *Lane) error {
+	return editLane(context.WithoutCancel(ctx), e.db, TargetLane, b.target, now, func(tx *db.Tx, l *Lane) error {
+		if report != nil {
+			report.queue(tx)
+		}
 		if l.LeaseToken != b.token {
 			return nil
 		}
@@ -405,12 +415,17 @@ func (e *Engine) placed(ctx context.Context, b *batch, r batchRow, o deploy.Outc
 	return err
 }
 
+// reason is why an item is not in service.
+func reason(o deploy.Outcome) error {
+	if o.Err != nil {
+		return o.Err
+	}
+	return errors.New("the target does not serve it")
+}
+
 // unplaced stores the failure of one item.
 func (e *Engine) unplaced(ctx context.Context, tx *db.Tx, b *batch, r batchRow, o deploy.Outcome, now time.Time) error {
-	why := errors.New("the target does not serve it")
-	if o.Err != nil {
-		why = o.Err
-	}
+	why := reason(o)
 	step := deployStep << min(r.attempt, 12)
 	at := now.Add(max(rule.Scale(min(step, deployCap), random()), deployStep/2))
 	n, err := tx.Exec(ctx, qUnplaced, r.id, b.target, b.token, at, r.attempt+1, clip(why.Error()), clip(o.Stderr), now)

@@ -279,8 +279,23 @@ func TestDeploymentsAreBatched(t *testing.T) {
 		if bad.State != renew.Deploying || p[0].Live() || !strings.Contains(p[0].Error, "configuration test failed") || p[0].Detail != "tested n3" {
 			t.Errorf("%+v %+v", bad, p)
 		}
+		w.matrix(t, n, bad.ID)
 		f.set("n3", nil)
 		m := w.drive(t, c, time.Minute, 2*time.Hour, "n3", "idle", isIdle)
+		batches, err := renew.Batches(ctx, d.Read(), "folder", "", 10)
+		must(t, err)
+		if len(batches) < 2 || batches[0].Items != 1 || batches[0].Live != 1 || batches[0].Error != "" {
+			t.Errorf("%+v", batches)
+		}
+		if failing, err := renew.Deployments(ctx, d.Read(), renew.DeployedQuery{Failing: true, Limit: 10}); err != nil || len(failing) != 0 {
+			t.Errorf("%+v %v", failing, err)
+		}
+		c.set(32 * 24 * time.Hour)
+		_, err = w.engine.Tidy(ctx)
+		must(t, err)
+		if batches, err := renew.Batches(ctx, d.Read(), "", "", 10); err != nil || len(batches) != 0 {
+			t.Errorf("a month later: %+v %v", batches, err)
+		}
 		served, err := os.ReadFile(filepath.Join(f.dir, "n3"))
 		must(t, err)
 		if leaf := w.leaf(t, &m); string(leaf.Raw) != string(served) {
@@ -292,6 +307,49 @@ func TestDeploymentsAreBatched(t *testing.T) {
 			t.Errorf("%d endpoints are not yet seen to serve what they should, want %d", len(drift.Endpoints), n)
 		}
 	})
+}
+
+// matrix checks what is told after one batch of n of which one was refused: what
+// is where, page by page, and the batch.
+func (w *world) matrix(t *testing.T, n int, bad string) {
+	t.Helper()
+	ctx := context.Background()
+	batches, err := renew.Batches(ctx, w.db.Read(), "", "", 10)
+	must(t, err)
+	if len(batches) != 1 || batches[0].Target != "folder" || batches[0].Items != n || batches[0].Live != n-1 ||
+		!strings.Contains(batches[0].Error, "configuration test failed") || batches[0].Detail != "tested n3" {
+		t.Fatalf("%+v", batches)
+	}
+	for _, target := range []string{"", "folder"} {
+		after, live := "", 0
+		for pages := 0; ; pages++ {
+			page, err := renew.Deployments(ctx, w.db.Read(), renew.DeployedQuery{Target: target, After: after, Limit: 7})
+			must(t, err)
+			for _, d := range page {
+				if d.Name == "" || len(d.Placements) != 1 || d.Placements[0].BatchID != batches[0].ID || d.Placements[0].Live() == (d.ID == bad) || d.ID <= after {
+					t.Errorf("%+v", d)
+				}
+				after, live = d.ID, live+1
+			}
+			if len(page) < 7 {
+				break
+			}
+		}
+		if live != n {
+			t.Errorf("%d certificates are at %q, want %d", live, target, n)
+		}
+	}
+	for _, q := range []renew.DeployedQuery{{Failing: true, Limit: 10}, {Failing: true, Target: "folder", Limit: 10}} {
+		if failing, err := renew.Deployments(ctx, w.db.Read(), q); err != nil || len(failing) != 1 || failing[0].ID != bad {
+			t.Errorf("%+v: %+v %v", q, failing, err)
+		}
+	}
+	if none, err := renew.Deployments(ctx, w.db.Read(), renew.DeployedQuery{Target: "other", Limit: 10}); err != nil || len(none) != 0 {
+		t.Errorf("%+v %v", none, err)
+	}
+	if none, err := renew.Batches(ctx, w.db.Read(), "other", "", 10); err != nil || len(none) != 0 {
+		t.Errorf("%+v %v", none, err)
+	}
 }
 
 // A target that goes on failing is in the journal, again and again, and so is

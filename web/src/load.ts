@@ -7,6 +7,15 @@ export interface Loaded<T> { data?: T; error?: Error; at: number; reload: () => 
 
 const calm = 1000; // at most one question a second, however many changes
 
+// usePulse has a view ask again every few seconds: some things happen without an
+// entry in the journal, so nobody tells of them.
+export function usePulse() {
+  useEffect(() => {
+    const timer = setInterval(() => { if (!document.hidden) changes.value++; }, 5000);
+    return () => clearInterval(timer);
+  }, []);
+}
+
 export function useLoad<T>(path: string | null, query?: Query): Loaded<T> {
   const [state, set] = useState<{ data?: T; error?: Error; at: number; url: string }>({ at: 0, url: "" });
   const [turn, next] = useState(0);

@@ -14,7 +14,7 @@ export const Badge = ({ tone = "", children }: Children & { tone?: Tone }) => <s
 
 const tones: Record<string, Tone> = {
   active: "good", issued: "good", valid: "good", done: "good", ok: "good", verified: "good", live: "good", idle: "good", following: "good", ours: "good", sent: "good",
-  expired: "warn", superseded: "", retired: "", pending: "info", new: "info", collecting: "info", open: "bad", acknowledged: "", failing: "warn", forked: "bad", cloned: "bad", firing: "bad", enforce: "info", shadow: "", ready: "info", processing: "info", waiting: "info", running: "info", intent: "info", marking: "info", revoking: "warn",
+  expired: "warn", superseded: "", retired: "", pending: "info", new: "info", collecting: "info", open: "bad", acknowledged: "", failing: "bad", partly: "warn", waits: "info", forked: "bad", cloned: "bad", firing: "bad", enforce: "info", shadow: "", ready: "info", processing: "info", waiting: "info", running: "info", intent: "info", marking: "info", revoking: "warn",
   revoked: "bad", invalid: "bad", failed: "bad", damaged: "bad", rejected: "bad", abandoned: "warn", paused: "warn", cancelled: "", withdrawn: "",
 };
 

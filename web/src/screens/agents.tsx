@@ -5,6 +5,7 @@ import { List, type Column } from "../list";
 import { useLoad } from "../load";
 import { attempt, Badge, Command, Confirm, Dialog, Empty, Fields, Head, Loading, Section, Parts, partOf, Stat, State, Table, Trouble, words } from "../parts";
 import { go, href, Link, param } from "../router";
+import { Matrix, Reloads } from "./deployments";
 
 interface Agent { id: string; name: string; owner?: string; state: string; parked: boolean; version: string; address: string; targets: string[]; generation: number; enrolled_at: string; started_at?: string; seen_at?: string; identity_not_after: string }
 interface Assignment { id: string; agent_id: string; agent?: string; names: string[]; targets: string[]; profile?: string; state: string; sha256?: string; not_after?: string; issue_at: string; attempt?: number; error?: string; stderr?: string; took_ms?: number; created_by: string; reported_at?: string }
@@ -12,12 +13,12 @@ interface Fleet { versions: { version: string; state: string; count: number; sil
 interface Token { id: string; name_pattern?: string; owner?: string; cidr?: string; created_by: string; expires_at: string; used_at?: string; agent_id?: string }
 interface Lane { kind: string; name: string; paused: boolean; breaker: string; waiting: number; in_flight: number; cap: number; oldest?: string; error?: string }
 
-const parts = [["fleet", "Fleet", "list-agents"], ["assignments", "Assignments", "list-fleet-assignments"], ["failed", "Failures", "list-fleet-assignments"], ["targets", "Targets", "list-queues"], ["tokens", "Tokens", "list-agent-tokens"]] as const;
+const parts = [["fleet", "Fleet", "list-agents"], ["assignments", "Assignments", "list-fleet-assignments"], ["failed", "Failures", "list-fleet-assignments"], ["targets", "Targets", "list-queues"], ["matrix", "What is where", "list-deployments"], ["reloads", "Reloads", "list-deploy-batches"], ["tokens", "Tokens", "list-agent-tokens"]] as const;
 
 export function Agents() {
   const show = partOf(parts, "show"), [enrolling, setEnrolling] = useState(false);
-  const cli = { fleet: "chancery agents list", assignments: "chancery agents assignments", failed: "chancery agents assignments --state failed", targets: "chancery queue list", tokens: "chancery agents token list" }[show];
-  const curl = { fleet: "/agents", assignments: "/assignments", failed: "/assignments?state=failed", targets: "/queues", tokens: "/agent-tokens" }[show];
+  const cli = { fleet: "chancery agents list", assignments: "chancery agents assignments", failed: "chancery agents assignments --state failed", targets: "chancery queue list", matrix: "chancery renew deployments", reloads: "chancery renew batches --watch", tokens: "chancery agents token list" }[show];
+  const curl = { fleet: "/agents", assignments: "/assignments", failed: "/assignments?state=failed", targets: "/queues", matrix: "/deployments", reloads: "/deployments/batches", tokens: "/agent-tokens" }[show];
   return (
     <>
       <Head title="Agents" cli={cli} curl={curl} note="Hosts that keep certificates in service, with keys that never leave them, and the targets of this server">
@@ -28,6 +29,8 @@ export function Agents() {
       {show === "assignments" && <Work />}
       {show === "failed" && <Work state="failed" />}
       {show === "targets" && <Targets />}
+      {show === "matrix" && <Matrix />}
+      {show === "reloads" && <Reloads />}
       {show === "tokens" && <Tokens />}
       {enrolling && <Enrol onClose={() => setEnrolling(false)} />}
     </>
@@ -92,7 +95,7 @@ function Targets() {
   if (!all.length) return <Empty title="This server deploys to no target of its own."><p>Targets are <code>[target.NAME]</code> tables of the configuration; docs/deploy.md has an example for each kind. Targets of agents are in the files of their hosts.</p><Command text="chancery targets kinds" /></Empty>;
   return (
     <Table label="Targets" head={["Target", "State", "In flight", "Waiting", "Oldest", "Last error", ""]}>
-      {all.map((l) => <tr key={l.name}><td>{l.name}</td><td>{l.paused ? <Badge tone="warn">paused</Badge> : l.breaker !== "closed" ? <Badge tone="bad">breaker {l.breaker}</Badge> : <Badge tone="good">open</Badge>}</td><td>{count(l.in_flight)} of {count(l.cap)}</td><td>{count(l.waiting)}</td><td>{ago(l.oldest)}</td><td class="break">{l.error}</td>
+      {all.map((l) => <tr key={l.name}><td><Link to="/agents" query={{ show: "matrix", target: l.name }}>{l.name}</Link></td><td>{l.paused ? <Badge tone="warn">paused</Badge> : l.breaker !== "closed" ? <Badge tone="bad">breaker {l.breaker}</Badge> : <Badge tone="good">open</Badge>}</td><td>{count(l.in_flight)} of {count(l.cap)}</td><td>{count(l.waiting)}</td><td>{ago(l.oldest)}</td><td class="break">{l.error}</td>
         <td>{can("change-queue") && <button type="button" onClick={() => attempt(l.paused ? "It goes on." : "Nothing new is deployed there.", async () => { await change("PATCH", `/queues/target/${encodeURIComponent(l.name)}`, { paused: !l.paused }); reload(); })}>{l.paused ? "Resume" : "Pause"}</button>}</td></tr>)}
     </Table>
   );

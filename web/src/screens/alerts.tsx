@@ -1,8 +1,8 @@
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { can, change, changes, type Page } from "../api";
 import { ago, instant } from "../format";
 import { List, type Column } from "../list";
-import { useLoad } from "../load";
+import { useLoad, usePulse } from "../load";
 import { attempt, Badge, Command, Confirm, Dialog, Empty, Head, Loading, Parts, partOf, Section, State, Table, type Tone, Trouble } from "../parts";
 import { Link, param } from "../router";
 import { Findings, Logs } from "./ct";
@@ -161,16 +161,13 @@ const deliveries: Column<Delivery>[] = [
 ];
 
 function Deliveries() {
-  const channels = useLoad<Page<Channel>>("/alerts/channels", { limit: 1000 }), look = () => { if (!document.hidden) changes.value++; };
-  useEffect(() => { // messages are sent without an entry in the journal, so nobody tells of them
-    const timer = setInterval(look, 5000);
-    return () => clearInterval(timer);
-  }, []);
+  const channels = useLoad<Page<Channel>>("/alerts/channels", { limit: 1000 });
+  usePulse();
   return (
     <>
       <Trouble error={channels.error} retry={channels.reload} />
       {channels.data?.items.length === 0 && <Empty title="Nobody is told: there are no channels."><p>Add one to the configuration; docs/alerts.md has an example for each kind:</p><Command text={'[alert_channel.ops] kind = "slack" url_file = "/etc/chancery/slack.url"'} /></Empty>}
-      {!!channels.data?.items.length && <Section title="Channels" wide><p class="actions">{channels.data.items.map((c) => <span key={c.name}>{c.name} <span class="note">{c.kind}, from {c.severity}</span> {can("test-alert-channel") && <button type="button" onClick={() => attempt(`A test for ${c.name} is on its way.`, async () => { await change("POST", `/alerts/channels/${c.name}/test`); look(); })}>Test {c.name}</button>}</span>)}</p></Section>}
+      {!!channels.data?.items.length && <Section title="Channels" wide><p class="actions">{channels.data.items.map((c) => <span key={c.name}>{c.name} <span class="note">{c.kind}, from {c.severity}</span> {can("test-alert-channel") && <button type="button" onClick={() => attempt(`A test for ${c.name} is on its way.`, async () => { await change("POST", `/alerts/channels/${c.name}/test`); changes.value++; })}>Test {c.name}</button>}</span>)}</p></Section>}
       <List<Delivery> path="/alerts/deliveries" label="messages" columns={deliveries} id={(d) => d.id} empty={<Empty title="Nobody was told of anything yet." />} />
     </>
   );
