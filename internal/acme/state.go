@@ -145,24 +145,3 @@ func (s AccountStatus) CanBecome(next AccountStatus) bool {
 
 // Final reports whether nothing can change s.
 func (s AccountStatus) Final() bool { return final(accountTransitions, s) }
-
-// OrderStatusOf returns what the authorizations of an unfinished order make of
-// it (RFC 8555 section 7.1.6): ready when all are valid, invalid when one can
-// no longer become valid, else pending. An order without authorizations, which
-// no rule allows, is invalid and never ready.
-func OrderStatusOf(authorizations []AuthorizationStatus) OrderStatus {
-	if len(authorizations) == 0 {
-		return OrderInvalid
-	}
-	status := OrderReady
-	for _, a := range authorizations {
-		switch a {
-		case AuthorizationValid:
-		case AuthorizationPending:
-			status = OrderPending
-		default:
-			return OrderInvalid
-		}
-	}
-	return status
-}

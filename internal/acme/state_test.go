@@ -64,24 +64,3 @@ func TestAccountMachine(t *testing.T) { // RFC 8555 section 7.1.6
 		{"valid", "deactivated"}: true, {"valid", "revoked"}: true,
 	})
 }
-
-func TestOrderStatusOf(t *testing.T) { // RFC 8555 section 7.1.6
-	all := []AuthorizationStatus{"pending", "valid", "invalid", "deactivated", "expired", "revoked", "", "unheard-of"}
-	for _, a := range all {
-		for _, b := range all {
-			want := OrderInvalid
-			switch {
-			case a == "valid" && b == "valid":
-				want = OrderReady
-			case (a == "valid" || a == "pending") && (b == "valid" || b == "pending"):
-				want = OrderPending
-			}
-			if got := OrderStatusOf([]AuthorizationStatus{a, b}); got != want {
-				t.Errorf("%q and %q: %s, want %s", a, b, got, want)
-			}
-		}
-	}
-	if got := OrderStatusOf(nil); got != OrderInvalid {
-		t.Errorf("no authorization at all: %s, want invalid", got)
-	}
-}

@@ -231,7 +231,7 @@ func TestSpecs(t *testing.T) {
 // must not turn a lost answer into something else.
 func TestAroundTheRealServer(t *testing.T) {
 	mux := httpd.NewMux(httpd.NewMetrics(prometheus.NewRegistry()))
-	mux.Group(httpd.ACMETypes, nil).Handle("POST /acme/default/x", func(*httpd.Request) (*httpd.Reply, error) {
+	mux.Group(httpd.OwnTypes, nil).Handle("POST /acme/default/x", func(*httpd.Request) (*httpd.Reply, error) {
 		return httpd.JSON(200, map[string]string{"status": "valid"})
 	})
 	ln := httpd.NewMemory()

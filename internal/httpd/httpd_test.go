@@ -165,7 +165,7 @@ func TestFaultsBecomeProblems(t *testing.T) {
 	}
 	f := serve(t, Config{}, func(m *Mux) {
 		for path, err := range errs {
-			m.Group(ACMETypes, nil).Handle("POST "+path, func(r *Request) (*Reply, error) {
+			m.Group(OwnTypes, nil).Handle("POST "+path, func(r *Request) (*Reply, error) {
 				r.SetHeader("Replay-Nonce", "fresh")
 				return nil, err
 			})
@@ -178,11 +178,11 @@ func TestFaultsBecomeProblems(t *testing.T) {
 		retry  string
 		detail string
 	}{
-		{"/public", 400, "urn:ietf:params:acme:error:badCSR", "", "the key is too small"},
-		{"/wrapped", 503, "urn:ietf:params:acme:error:serverInternal", "2", "the database is away"},
-		{"/private", 500, "urn:ietf:params:acme:error:serverInternal", "", "internal error; the server's log has the cause under this request's id"},
-		{"/busy", 429, "urn:ietf:params:acme:error:rateLimited", "5", "too fast"},
-		{"/own", 404, "urn:ietf:params:acme:error:malformed", "", "no such order"},
+		{"/public", 400, "urn:chancery:error:badCSR", "", "the key is too small"},
+		{"/wrapped", 503, "urn:chancery:error:unavailable", "2", "the database is away"},
+		{"/private", 500, "urn:chancery:error:serverInternal", "", "internal error; the server's log has the cause under this request's id"},
+		{"/busy", 429, "urn:chancery:error:rateLimited", "5", "too fast"},
+		{"/own", 404, "urn:chancery:error:notFound", "", "no such order"},
 	} {
 		res, body := f.do(t, "POST", "http://x"+c.path, "")
 		p := problem(t, res, body)
@@ -198,7 +198,7 @@ func TestFaultsBecomeProblems(t *testing.T) {
 		if p.RequestID != res.Header.Get("X-Request-Id") || len(p.RequestID) != 16 {
 			t.Errorf("%s: request id %q", c.path, p.RequestID)
 		}
-		if c.path == "/public" && (len(p.Subproblems) != 1 || p.Subproblems[0].Identifier.Value != "a.example" || p.Subproblems[0].Type != acmePrefix+"dns") {
+		if c.path == "/public" && (len(p.Subproblems) != 1 || p.Subproblems[0].Identifier.Value != "a.example" || p.Subproblems[0].Type != "urn:chancery:error:dns") {
 			t.Errorf("subproblems: %+v", p.Subproblems)
 		}
 	}
@@ -350,7 +350,7 @@ func TestNotModifiedBeforeTheWork(t *testing.T) {
 	f := serve(t, Config{}, func(m *Mux) {
 		m.Group(OwnTypes, nil).Handle("/list", func(r *Request) (*Reply, error) {
 			if r.Matches(`"seq-7"`) {
-				return NotModified(`"seq-7"`), nil
+				return &Reply{Status: http.StatusNotModified, ETag: `"seq-7"`}, nil
 			}
 			return &Reply{ContentType: "text/plain", Body: []byte("worked"), ETag: `"seq-7"`}, nil
 		})
@@ -660,7 +660,7 @@ func (n nullWriter) WriteHeader(int)             {}
 func BenchmarkOverhead(b *testing.B) {
 	mux := NewMux(NewMetrics(prometheus.NewRegistry()))
 	body := []byte(`{"status":"valid"}`)
-	mux.Group(ACMETypes, nil).Handle("POST /acme/{ca}/order/{id}", func(r *Request) (*Reply, error) {
+	mux.Group(OwnTypes, nil).Handle("POST /acme/{ca}/order/{id}", func(r *Request) (*Reply, error) {
 		in, err := r.ReadBody()
 		if err != nil || len(in) == 0 {
 			return nil, err

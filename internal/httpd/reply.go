@@ -58,14 +58,11 @@ func Redirect(r *Request, status int, location string) *Reply {
 }
 
 // Matches reports whether the client already has the entity with this tag, so
-// that a handler can answer NotModified before it computes anything.
+// that a handler can answer 304 before it computes anything.
 func (r *Request) Matches(etag string) bool {
 	safe := r.Method == http.MethodGet || r.Method == http.MethodHead
 	return safe && etag != "" && matches(r.Header.Values("If-None-Match"), etag)
 }
-
-// NotModified returns the reply to a client that has the entity already.
-func NotModified(etag string) *Reply { return &Reply{Status: http.StatusNotModified, ETag: etag} }
 
 // Retry returns the reply with RetryAfter set.
 func (p *Reply) Retry(after time.Duration) *Reply { p.RetryAfter = after; return p }
@@ -194,22 +191,6 @@ type TypeFunc func(fault.Code) string
 
 // OwnTypes is the spelling outside of ACME.
 func OwnTypes(code fault.Code) string { return "urn:chancery:error:" + string(code) }
-
-// acmePrefix is the namespace of RFC 8555 section 6.7.
-const acmePrefix = "urn:ietf:params:acme:error:"
-
-// ACMETypes is the spelling of the ACME edge. Codes that are not registered
-// become "malformed"; the HTTP status still tells them apart.
-func ACMETypes(code fault.Code) string {
-	switch code {
-	case fault.NotFound, fault.Conflict, fault.Forbidden, fault.Invalid, fault.Precondition,
-		fault.TooLarge, fault.BadMethod, fault.BadMediaType:
-		code = fault.Malformed
-	case fault.Unavailable:
-		code = fault.ServerInternal
-	}
-	return acmePrefix + string(code)
-}
 
 // NewProblem renders e. The private cause of e is not part of it.
 func NewProblem(e *fault.Error, types TypeFunc, requestID string) *Problem {

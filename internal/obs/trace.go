@@ -1,10 +1,8 @@
 package obs
 
 import (
-	"context"
 	"encoding/hex"
 	"math/rand/v2"
-	"net/http"
 )
 
 // TraceparentHeader is the header of W3C Trace Context level 1, section 3.2.
@@ -52,15 +50,6 @@ func (t Trace) Child() Trace {
 		return Trace{}
 	}
 	t.span = newSpan()
-	return t
-}
-
-// NewTrace begins a trace of our own.
-func NewTrace() Trace {
-	t := Trace{span: newSpan(), flags: 1}
-	a, b := newSpan(), newSpan()
-	copy(t.trace[:8], a[:])
-	copy(t.trace[8:], b[:])
 	return t
 }
 
@@ -124,11 +113,4 @@ func digit(c byte) byte {
 		return c - 'a' + 10
 	}
 	return 16
-}
-
-// Propagate sets the traceparent header of an outgoing request from ctx.
-func Propagate(ctx context.Context, h http.Header) {
-	if e := EventOf(ctx); e != nil && e.Trace.Valid() {
-		h.Set(TraceparentHeader, e.Trace.Child().String())
-	}
 }
