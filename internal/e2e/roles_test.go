@@ -84,6 +84,9 @@ func (b *browser) visit(t *testing.T, who person) {
 		for _, c := range b.complaints() {
 			t.Errorf("%q: the console says %s", v.path, c)
 		}
+		if v.path == "" && !hidden {
+			b.until("document.querySelectorAll('.chart').length === 2")
+		}
 		if got := eval[[]string](b, "[...document.querySelectorAll('#nav a')].map(a => a.innerText)"); !slices.Equal(got, nav) {
 			t.Errorf("%q: the navigation offers %q, want %q", v.path, got, nav)
 		}

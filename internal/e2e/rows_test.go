@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,7 +81,7 @@ secret_file = %q
 	f.p = f.start()
 	log.Put(t, stranger.Issue(t, "pay.shop.test"), true)
 	for i := range 24 {
-		f.callAPI(f.p, "POST", "/managed", fmt.Sprintf(`{"names":["app%d.test"],"targets":[{"name":"web"}]}`, i), &json.RawMessage{})
+		f.callAPI(f.p, "POST", "/managed", fmt.Sprintf(`{"names":["app%d.test"],"owner":"apps","targets":[{"name":"web"}]}`, i), &json.RawMessage{})
 	}
 	f.callAPI(f.p, "POST", "/managed", `{"names":["broken.test"],"targets":[{"name":"web"},{"name":"broken"}]}`, &json.RawMessage{})
 	f.agent(t)
@@ -179,7 +180,7 @@ func TestUIWithRows(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		do   func(*testing.T, *filled)
-	}{{"agents", b.agents}, {"deployments", b.deployments}, {"transparency", b.transparency}, {"rules", b.rules}, {"silences", b.silences}, {"channels", b.channels}, {"policies", b.policies}, {"keys", b.keysInUse}, {"screens", b.screens}} {
+	}{{"agents", b.agents}, {"deployments", b.deployments}, {"transparency", b.transparency}, {"rules", b.rules}, {"silences", b.silences}, {"channels", b.channels}, {"many", b.many}, {"policies", b.policies}, {"keys", b.keysInUse}, {"screens", b.screens}} {
 		t.Run(part.name, func(t *testing.T) {
 			b.in(t)
 			part.do(t, f)
@@ -256,9 +257,47 @@ func (b *browser) deployments(t *testing.T, f *filled) {
 	b.open("agents?show=reloads&target=broken", "Agents")
 	b.until(`document.querySelector(".list-row .badge.bad")?.innerText === "failed"`)
 	b.accessible("reloads")
-	b.run(chromedp.Focus(chromedp.CSS(".list-body")), chromedp.KeyEvent(kb.Enter))
+	b.run(chromedp.Focus(chromedp.CSS(".list-body")))
+	b.until(`document.activeElement === document.querySelector(".list-body")`)
+	b.run(chromedp.KeyEvent(kb.Enter))
 	b.until(`document.querySelector("dialog")?.innerText.includes("the target serves what it did before")`)
 	b.accessible("a reload")
+}
+
+// many tags, renews and revokes several certificates of the inventory.
+func (b *browser) many(t *testing.T, f *filled) {
+	pick := func(q string) {
+		b.open("certs?q="+url.QueryEscape(q), "Inventory")
+		b.until(`document.querySelectorAll(".list-row").length >= 2`)
+		b.run(chromedp.Focus(chromedp.CSS(".list-body")), chromedp.KeyEvent(" "), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(" "))
+		b.shows("2 selected")
+	}
+	pick("owner:apps status:active")
+	b.press("Assign…")
+	b.fill("Set tags", "tier=1 app=shop")
+	b.press("Show the plan")
+	b.shows("certificates will change")
+	b.press("Do it")
+	b.closed()
+	pick("tag:tier=1 tag:app=shop status:active")
+	b.press("Renew…")
+	b.accessible("a renewal of many")
+	b.press("Renew 2 certificates")
+	b.closed()
+	b.shows("2 renewed now.")
+	pick("tag:tier=1 status:any")
+	b.press("Revoke…")
+	b.accessible("a revocation of many")
+	b.press("Revoke 2 certificates")
+	b.closed()
+	b.shows("2 revoked.")
+	eventually(t, time.Minute, func() error {
+		var all struct{ Items []struct{ Status string } }
+		if f.callAPI(f.p, "GET", "/certs?q="+url.QueryEscape("tag:tier=1 status:revoked"), "", &all); len(all.Items) != 2 {
+			return fmt.Errorf("%d are revoked", len(all.Items))
+		}
+		return nil
+	})
 }
 
 func (b *browser) transparency(*testing.T, *filled) {

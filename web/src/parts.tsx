@@ -76,7 +76,7 @@ export function Trouble({ error, retry }: { error?: Error; retry?: () => void })
 // ask.
 export const NotShown = ({ of }: { of: Withheld }) => (
   <Empty title="This is not shown to you.">
-    <p>{of.why[0].toUpperCase() + of.why.slice(1)}.</p>
+    <p>{of.why[0].toUpperCase() + of.why.slice(1).replace(/ \(GET .*\)$/, "")}.</p>
     <p class="note">You are signed in as {session.value?.name} with the role {session.value?.role}{limits() && <>, limited to {limits()}</>}. Roles and limits come with a token or with a sign-in: an administrator of this server gives them.</p>
     {!can("list-certificates") && can("list-issued") && <p><Link to="/issuance" query={{ show: "issued" }}>What your authorities issued</Link></p>}
   </Empty>

@@ -5,7 +5,7 @@ import { ago, instant, short } from "../format";
 import { useLoad } from "../load";
 import { attempt, Badge, Copy, Dialog, Fields, Head, Loading, save, Section, State, Trouble } from "../parts";
 import { Link } from "../router";
-import { type Known, title1 } from "./inventory";
+import { type Known, reasons, title1 } from "./inventory";
 
 interface Evidence { name: string; method: string; reference: string; validated_at: string; caa_at?: string }
 interface Endpoint { host: string; port: number; sni?: string; address?: string; drift: boolean; problems: string[]; failure?: string; last_seen_at?: string; last_ok_at?: string; probe?: string }
@@ -52,8 +52,6 @@ export function Certificate({ id }: { id: string }) {
     </>
   );
 }
-
-const reasons = ["unspecified", "superseded", "cessationOfOperation", "affiliationChanged", "privilegeWithdrawn", "keyCompromise"];
 
 function Revoke({ id, name, onClose }: { id: string; name: string; onClose: () => void }) {
   const [reason, setReason] = useState("unspecified"), [block, setBlock] = useState(false), [key] = useState(() => crypto.randomUUID());

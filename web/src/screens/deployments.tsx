@@ -38,10 +38,10 @@ export function Matrix() {
   const targets = useTargets(), target = param("target"), failing = param("failing");
   usePulse();
   const columns: Column<Deployment>[] = [
-    { title: "Certificate", width: "minmax(170px, 2fr)", cell: (d) => <Link to={`/renewals/${d.id}`}>{d.name}</Link>, text: (d) => d.name },
-    { title: "Ends", width: "100px", cell: (d) => <span title={instant(d.not_after)}>{ago(d.not_after)}</span>, text: (d) => d.not_after ?? "" },
+    { title: "Certificate", width: "minmax(130px, 2fr)", cell: (d) => <Link to={`/renewals/${d.id}`}>{d.name}</Link>, text: (d) => d.name },
     ...(target || targets.length <= maxColumns ? (target ? [target] : targets).map((t): Column<Deployment> => ({ title: t, width: "minmax(90px, 1fr)", cell: (d) => mark(d.placements.find((p) => p.target === t)), text: (d) => { const p = d.placements.find((p) => p.target === t); return p ? state(p) : ""; } }))
       : [{ title: "Targets", width: "minmax(220px, 3fr)", cell: (d: Deployment) => d.placements.map((p) => <Badge key={p.target} tone={p.live ? "good" : p.attempts ? "bad" : "info"}><span title={about(p)}>{p.target}{p.live ? "" : ` ${state(p)}`}</span></Badge>), text: (d: Deployment) => d.placements.map((p) => `${p.target}=${state(p)}`).join(" ") }]),
+    { title: "Ends", width: "100px", cell: (d) => <span title={instant(d.not_after)}>{ago(d.not_after)}</span>, text: (d) => d.not_after ?? "" },
     { title: "Said", width: "minmax(160px, 2fr)", cell: (d) => { const bad = d.placements.find((p) => p.attempts && (!target || p.target === target)); return bad && <span class="bad-text" title={`${bad.error ?? ""}\n${bad.detail ?? ""}`}>{targets.length > 1 && `${bad.target}: `}{bad.error}</span>; }, text: (d) => d.placements.filter((p) => p.error).map((p) => `${p.target}: ${p.error}`).join("; ") },
   ];
   return (

@@ -1,9 +1,9 @@
-import { useState } from "preact/hooks";
-import { can, change } from "../api";
+import { useRef, useState } from "preact/hooks";
+import { can, change, Held } from "../api";
 import { ago, count, day } from "../format";
 import { List, type Column } from "../list";
 import { useLoad } from "../load";
-import { attempt, Command, Dialog, Empty, Head, State, Tabs, Trouble } from "../parts";
+import { attempt, Command, Dialog, Empty, Head, say, State, Tabs, Trouble } from "../parts";
 import { go, href, Link, param, setParam } from "../router";
 
 export interface Known {
@@ -15,6 +15,8 @@ interface Count { count: number; exact: boolean }
 interface View { id: string; name: string; q: string }
 
 const title: Record<string, string> = { status: "Status", issuer: "Issuer", key: "Key", owner: "Owner", team: "Team", env: "Environment", source: "Source", managed: "Managed" };
+
+export const reasons = ["unspecified", "superseded", "cessationOfOperation", "affiliationChanged", "privilegeWithdrawn", "keyCompromise"];
 
 export const title1 = (c: Known) => c.names[0] ?? c.common_name ?? c.serial;
 
@@ -46,10 +48,12 @@ export const EstateTabs = ({ current }: { current: string }) => <Tabs label="Inv
 
 export function Inventory() {
   const q = param("q"), [draft, setDraft] = useState(q), [last, setLast] = useState(q);
-  const [selected, select] = useState(new Set<string>()), [editing, setEditing] = useState(false);
+  const [selected, select] = useState(new Set<string>()), [editing, setEditing] = useState(false), [acting, act] = useState<Known[]>(), [revoking, revoke] = useState(false), rows = useRef<Known[]>([]);
   if (last !== q) { setLast(q); setDraft(q); select(new Set()); }
   const facets = useLoad<Facets>("/inventory/facets", { q }), total = useLoad<Count>("/inventory/count", { q }), views = useLoad<{ items: View[] }>("/inventory/views");
   const search = (text: string) => setParam("q", text.trim());
+  const many = (revoke_: boolean) => { revoke(revoke_); act(rows.current.filter((c) => selected.has(c.id))); };
+  const view = views.data?.items.find((v) => v.q === q);
   const chosen = selected.size ? [...selected].map((id) => `id:${id}`) : [q];
   return (
     <>
@@ -62,7 +66,8 @@ export function Inventory() {
         {q && <button type="button" onClick={() => search("")}>Clear</button>}
         {q && can("create-view") && <button type="button" onClick={() => { const name = prompt("Name of the view"); if (name) void attempt(`The view ${name} is saved.`, async () => { await change("POST", "/inventory/views", { name, q }); views.reload(); }); }}>Save view</button>}
       </form>
-      {!!views.data?.items.length && <p class="chips">{views.data.items.map((v) => <Link key={v.id} class="chip" to="/certs" query={{ q: v.q }} current={v.q === q}>{v.name}</Link>)}</p>}
+      {!!views.data?.items.length && <p class="chips">{views.data.items.map((v) => <Link key={v.id} class="chip" to="/certs" query={{ q: v.q }} current={v.q === q}>{v.name}</Link>)}
+        {view && can("delete-view") && <button type="button" class="quiet" onClick={() => attempt(`The view ${view.name} is forgotten.`, async () => { await change("DELETE", `/inventory/views/${view.id}`); views.reload(); })}>Forget {view.name}</button>}</p>}
       <Trouble error={facets.error} />
       <div class="with-aside">
         <aside aria-label="Facets">
@@ -81,14 +86,17 @@ export function Inventory() {
             <div class="actions">
               <span>{selected.size ? `${count(selected.size)} selected` : `All ${total.data ? count(total.data.count) + (total.data.exact ? "" : "+") : "…"} that fit`}</span>
               <button type="button" onClick={() => setEditing(true)}>Assign…</button>
+              {selected.size > 0 && can("renew-managed") && <button type="button" onClick={() => many(false)}>Renew…</button>}
+              {selected.size > 0 && can("revoke-certificate") && <button type="button" class="danger" onClick={() => many(true)}>Revoke…</button>}
               {selected.size > 0 && <button type="button" class="quiet" onClick={() => select(new Set())}>Select none</button>}
             </div>
           )}
           <List<Known> path="/certs" query={{ q }} label="certificates" columns={columns} id={(c) => c.id} open={(c) => go(href(`/certs/${c.id}`))}
-            selected={selected} select={can("edit-inventory") ? select : undefined} total={total.data?.exact ? total.data.count : undefined}
+            onPage={(all) => { rows.current = all; }} selected={selected} select={can("edit-inventory") ? select : undefined} total={total.data?.exact ? total.data.count : undefined}
             empty={<Empty title={q ? "No certificate fits." : "No certificate is known yet."}>{q ? <p><Link to="/certs">Show all</Link></p> : <Command text="chancery scan --store www.example.com" />}</Empty>} />
         </div>
       </div>
+      {acting && <Many rows={acting} revoke={revoking} onClose={() => act(undefined)} />}
       {editing && <Assign queries={chosen} onClose={() => setEditing(false)} />}
     </>
   );
@@ -101,8 +109,11 @@ interface Edited { matched: number; changed: number; done: boolean }
 function Assign({ queries, onClose }: { queries: string[]; onClose: () => void }) {
   const [edit, setEdit] = useState<Record<string, string>>({}), [plan, setPlan] = useState<Plan>(), [done, setDone] = useState<Edited>();
   const [key] = useState(() => crypto.randomUUID());
-  const body = Object.fromEntries(Object.entries(edit).filter(([, v]) => v !== ""));
-  const field = (name: string, label: string) => <label>{label}<input value={edit[name] ?? ""} maxLength={255} onInput={(e) => { setEdit({ ...edit, [name]: e.currentTarget.value }); setPlan(undefined); }} /></label>;
+  const { tags = "", untag = "", ...text } = edit, list = (s: string) => s.split(/[\s,]+/).filter(Boolean);
+  const body: Record<string, unknown> = Object.fromEntries(Object.entries(text).filter(([, v]) => v !== ""));
+  if (list(tags).length) body.tags = Object.fromEntries(list(tags).map((t) => { const [k, ...v] = t.split("="); return [k, v.join("=")]; }));
+  if (list(untag).length) body.untag = list(untag);
+  const field = (name: string, label: string, hint = "") => <label>{label}<input value={edit[name] ?? ""} placeholder={hint} maxLength={255} onInput={(e) => { setEdit({ ...edit, [name]: e.currentTarget.value }); setPlan(undefined); }} /></label>;
   const ask = async () => {
     const all: Plan = { matched: 0, exact: true, sample: [] };
     for (const q of queries) {
@@ -128,10 +139,53 @@ function Assign({ queries, onClose }: { queries: string[]; onClose: () => void }
   return (
     <Dialog title="Assign" onClose={onClose}>
       <form class="form" onSubmit={(e) => { e.preventDefault(); void (plan ? run() : attempt("This is the plan; nothing has changed yet.", ask)); }}>
-        {field("owner", "Owner")}{field("team", "Team")}{field("environment", "Environment")}
+        {field("owner", "Owner")}{field("team", "Team")}{field("environment", "Environment")}{field("tags", "Set tags", "app=shop tier=1")}{field("untag", "Drop tags", "app tier")}
         {plan && <div class="plan"><p><b>{count(plan.matched)}{plan.exact ? "" : " or more"}</b> certificates will change, among them</p><ul>{plan.sample.slice(0, 8).map((c) => <li key={c.id}>{title1(c)}</li>)}</ul></div>}
         {done && <p role="status">{count(done.changed)} changed so far…</p>}
         <button type="submit" class="primary" disabled={!Object.keys(body).length || !!done}>{plan ? "Do it" : "Show the plan"}</button>
+      </form>
+    </Dialog>
+  );
+}
+
+const most = 500; // at once from here; more are revoked by an incident, renewed by a query
+
+// Many renews or revokes what is selected, one by one: what was done stays done
+// when one fails.
+function Many({ rows, revoke, onClose }: { rows: Known[]; revoke: boolean; onClose: () => void }) {
+  const fit = rows.filter((c) => (revoke ? c.source.includes("ca") && c.status !== "revoked" && c.status !== "expired" : c.managed)), rest = rows.length - fit.length;
+  const [reason, setReason] = useState("superseded"), [done, setDone] = useState(-1), [failed, fail] = useState<string[]>([]), [key] = useState(() => crypto.randomUUID());
+  const run = async (e: Event) => {
+    e.preventDefault();
+    const bad: string[] = [];
+    let ok = 0, held = 0;
+    for (const [n, c] of fit.entries()) {
+      setDone(n);
+      try {
+        await (revoke ? change("POST", `/certs/${c.id}/revoke`, { reason }, `${key}-${n}`) : change("POST", `/managed/${c.id}/renew`));
+        ok++;
+      } catch (e) {
+        if (e instanceof Held) held++;
+        else bad.push(`${title1(c)}: ${(e as Error).message}`);
+      }
+    }
+    setDone(fit.length);
+    fail(bad);
+    if (ok) say(`${count(ok)} ${revoke ? "revoked" : "renewed now"}.`);
+    if (held) say(`${count(held)} wait for a second person.`, "info", "/approvals");
+    if (!bad.length) onClose();
+  };
+  const what = `${count(fit.length)} certificate${fit.length === 1 ? "" : "s"}`;
+  return (
+    <Dialog title={revoke ? "Revoke" : "Renew now"} onClose={onClose}>
+      <form class="form" onSubmit={run}>
+        <div class="plan"><p><b>{what}</b> will be {revoke ? "revoked, for ever" : "renewed now"}{fit.length ? ", among them" : "."}</p><ul>{fit.slice(0, 8).map((c) => <li key={c.id}>{title1(c)} <span class="note">{c.issuer}, ends {day(c.not_after)}</span></li>)}</ul>
+          {rest > 0 && <p class="note">{count(rest)} other{rest === 1 ? " is" : "s are"} left alone: {revoke ? "not issued here, or ended." : "not managed here."}</p>}</div>
+        {fit.length > most && <p class="bad-text">At most {count(most)} at once. {revoke ? "Make an incident of more." : "chancery renew now takes a query."}</p>}
+        {revoke && <label>Reason<select value={reason} onChange={(e) => setReason(e.currentTarget.value)}>{reasons.map((r) => <option key={r}>{r}</option>)}</select></label>}
+        {done >= 0 && done < fit.length && <><p role="status">{count(done)} of {count(fit.length)}…</p><progress aria-label="Done" max={fit.length} value={done} /></>}
+        {failed.length > 0 && <div class="trouble" role="alert">{failed.slice(0, 8).map((f) => <p key={f}>{f}</p>)}{failed.length > 8 && <p>and {count(failed.length - 8)} more</p>}</div>}
+        <button type="submit" class={revoke ? "danger" : "primary"} disabled={!fit.length || fit.length > most || done >= 0}>{revoke ? `Revoke ${what}` : `Renew ${what}`}</button>
       </form>
     </Dialog>
   );

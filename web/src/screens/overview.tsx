@@ -46,7 +46,7 @@ export function Overview() {
         <Section title="When certificates end" wide>{line.data && <Bars buckets={line.data.buckets} days={91} />}</Section>
         <Section title="The next 26 weeks" wide>{line.data && <Heat buckets={line.data.buckets} weeks={26} />}</Section>
       </>}
-      {hidden.length > 0 && <p class="note">Not shown to you: {hidden.join(", ")}. {limits() ? `Your sign-in is limited to ${limits()}` : `Your role is ${session.value?.role}`}; an administrator of this server can widen it.</p>}
+      {hidden.length > 0 && can("list-facets") && <p class="note">Not shown to you: {hidden.join(", ")}. {limits() ? `Your sign-in is limited to ${limits()}` : `Your role is ${session.value?.role}`}; an administrator of this server can widen it.</p>}
       <div class="columns">
         {can("list-endpoints") && <Needs failing={failing.data} drift={drift.data} expiring={soon(1)?.count} />}
         {can("stream-events") && <Section title="What happened last" actions={<Link to="/audit">All</Link>}>
