@@ -60,6 +60,11 @@ func TestRenewCommands(t *testing.T) {
 	if got := s.ok("renew", "drift"); !strings.Contains(got, "web.test\t443\t") {
 		t.Error(got)
 	}
+	for _, args := range [][]string{{"deployments"}, {"deployments", "--failing", "--target", "edge"}, {"batches"}, {"batches", "--target", "edge"}} {
+		if got := s.ok(append(append([]string{"renew"}, args...), "--json")...); strings.TrimSpace(got) != "[]" {
+			t.Errorf("%v, without a target: %s", args, got)
+		}
+	}
 	queues(t, s)
 	s.ok("renew", "remove", "web", "--dry-run")
 	s.ok("renew", "remove", "web")

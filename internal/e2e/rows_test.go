@@ -246,6 +246,15 @@ func (b *browser) deployments(t *testing.T, f *filled) {
 		}
 		return nil
 	})
+	for want, args := range map[string][]string{"broken.test\tbroken=failing,web=live": {"deployments", "--failing"}, "app0.test\tweb=live": {"deployments", "--target", "web"}, "\tbroken\tfailed\t0\t1\t": {"batches", "--target", "broken"}} {
+		eventually(t, time.Minute, func() error {
+			out, err := exec.Command(f.bin, append([]string{"renew", "--data", f.data, "-o", "tsv"}, args...)...).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), want) {
+				return fmt.Errorf("%v: %v, no %q in\n%s", args, err, want, out)
+			}
+			return nil
+		})
+	}
 	b.open("agents?show=targets", "Agents")
 	b.run(chromedp.Click(`//td/a[text()="web"]`))
 	b.until(`location.search.includes("target=web")`)
