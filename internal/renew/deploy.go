@@ -307,7 +307,7 @@ func (e *Engine) deploy(ctx context.Context, b *batch) (err error) {
 		if o.Live && o.Err == nil {
 			report.Live++
 		} else {
-			report.Error, report.Detail = clip(reason(o).Error()), clip(o.Stderr)
+			report.Error, report.Detail = clip(whyNot(o).Error()), clip(o.Stderr)
 		}
 		if err := e.placed(ctx, b, r, o); err != nil {
 			return err
@@ -415,8 +415,8 @@ func (e *Engine) placed(ctx context.Context, b *batch, r batchRow, o deploy.Outc
 	return err
 }
 
-// reason is why an item is not in service.
-func reason(o deploy.Outcome) error {
+// whyNot is why an item is not in service.
+func whyNot(o deploy.Outcome) error {
 	if o.Err != nil {
 		return o.Err
 	}
@@ -425,7 +425,7 @@ func reason(o deploy.Outcome) error {
 
 // unplaced stores the failure of one item.
 func (e *Engine) unplaced(ctx context.Context, tx *db.Tx, b *batch, r batchRow, o deploy.Outcome, now time.Time) error {
-	why := reason(o)
+	why := whyNot(o)
 	step := deployStep << min(r.attempt, 12)
 	at := now.Add(max(rule.Scale(min(step, deployCap), random()), deployStep/2))
 	n, err := tx.Exec(ctx, qUnplaced, r.id, b.target, b.token, at, r.attempt+1, clip(why.Error()), clip(o.Stderr), now)
