@@ -38,8 +38,8 @@ func (a *App) catchUp(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("bring the counts of the inventory up to date: %w", err)
 		}
-		if counted {
-			a.log.InfoContext(ctx, "the certificates of the inventory were counted anew: this program keeps other counts than the one before")
+		if counted > 0 {
+			a.log.InfoContext(ctx, "the certificates of the inventory were counted anew: this program keeps other counts than the one before", "certificates", counted)
 		}
 	}
 	if a.opts.Estate > 0 {

@@ -111,7 +111,7 @@ func ParseQuery(text string, now time.Time) (Query, error) {
 	return q, nil
 }
 
-var longHex = regexp.MustCompile(`^[0-9a-fA-F]{16,}$|^([0-9a-fA-F]{2}:){7,}[0-9a-fA-F]{2}$`)
+var longHex = regexp.MustCompile(`^[0-9a-fA-F]{15,}$|^([0-9a-fA-F]{2}:){7,}[0-9a-fA-F]{2}$`)
 
 // cutTerm returns the key and the value of a term, guessing the key when there
 // is none: long hexadecimal is a serial number, all else a name.

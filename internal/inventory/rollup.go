@@ -222,11 +222,16 @@ func (l ledger) flush(tx *db.Tx) {
 // Rebuild counts everything anew, in one transaction. Roll-ups follow every
 // change by themselves; this is for a damaged database, and holds up other
 // structural changes for some seconds per million certificates.
-func (s *Store) Rebuild(ctx context.Context) error { return s.rebuild(ctx, nil) }
+func (s *Store) Rebuild(ctx context.Context) error {
+	_, err := s.rebuild(ctx, nil)
+	return err
+}
 
-// rebuild also runs more, if it is not nil, in the transaction.
-func (s *Store) rebuild(ctx context.Context, more func(*db.Tx)) error {
-	err := s.change(ctx, func(ctx context.Context, c *change) error {
+// rebuild also runs more, if it is not nil, in the transaction. It returns how
+// many certificates there are.
+func (s *Store) rebuild(ctx context.Context, more func(*db.Tx)) (n int64, err error) {
+	err = s.change(ctx, func(ctx context.Context, c *change) error {
+		n = 0
 		if _, err := c.tx.Exec(ctx, qClearCells); err != nil {
 			return err
 		}
@@ -236,13 +241,14 @@ func (s *Store) rebuild(ctx context.Context, more func(*db.Tx)) error {
 		return c.tx.All(ctx, qAllDims, func(r *db.Row) error {
 			c.counts.add(dims{day: dayOf(r.Int64()), status: Status(r.Word()), issuer: r.Int64(), key: r.Word(), owner: r.Word(), team: r.Word(),
 				environment: r.Word(), source: Source(r.Int64()), managed: r.Int64()}, 1)
+			n++
 			return nil
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("rebuild roll-ups: %w", err)
+		return 0, fmt.Errorf("rebuild roll-ups: %w", err)
 	}
-	return nil
+	return n, nil
 }
 
 // The setting that says which grains the roll-ups have. Whoever changes grains
@@ -253,15 +259,15 @@ const (
 )
 
 // Upgrade counts everything anew if the roll-ups were kept, or dumped, by a
-// program with other grains, and reports whether it did. Call it before the
-// counts are asked for.
-func (s *Store) Upgrade(ctx context.Context, now time.Time) (counted bool, err error) {
+// program with other grains, and returns how many certificates that were. Call it
+// before the counts are asked for.
+func (s *Store) Upgrade(ctx context.Context, now time.Time) (counted int64, err error) {
 	shape, err := db.Get(ctx, s.db.Read(), qSetting, (*db.Row).Text, rollupSetting)
 	if err != nil && !errors.Is(err, db.ErrNotFound) {
-		return false, fmt.Errorf("read shape of roll-ups: %w", err)
+		return 0, fmt.Errorf("read shape of roll-ups: %w", err)
 	}
 	if shape == rollupShape {
-		return false, nil
+		return 0, nil
 	}
-	return true, s.rebuild(ctx, func(tx *db.Tx) { tx.Queue(qSetSetting, nil, rollupSetting, rollupShape, now) })
+	return s.rebuild(ctx, func(tx *db.Tx) { tx.Queue(qSetSetting, nil, rollupSetting, rollupShape, now) })
 }

@@ -88,7 +88,9 @@ export const Loading = () => <p class="loading" role="status">Loading…</p>;
 export function Dialog({ title, children, onClose }: Children & { title: string; onClose: () => void }) {
   const ref = useRef<HTMLDialogElement>(null);
   useEffect(() => { ref.current?.showModal(); }, []);
-  return <dialog ref={ref} aria-label={title} onClose={onClose} onCancel={onClose}><div class="card-head"><h2>{title}</h2><button type="button" class="quiet" aria-label="Close" onClick={onClose}>✕</button></div>{children}</dialog>;
+  // The focus is on the dialog, not on its first button: a key that opened it
+  // and is held, or comes twice, shall not close it again.
+  return <dialog ref={ref} autoFocus tabIndex={-1} aria-label={title} onClose={onClose} onCancel={onClose}><div class="card-head"><h2>{title}</h2><button type="button" class="quiet" aria-label="Close" onClick={onClose}>✕</button></div>{children}</dialog>;
 }
 
 // Confirm says what will happen, and does it when the reader agrees.
