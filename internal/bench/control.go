@@ -189,9 +189,10 @@ func (c *Control) Lists(paths []string, unchanged bool) (Workload, error) {
 	return w, nil
 }
 
-// Enroll makes n agents.
+// Enroll makes n more agents.
 func (c *Control) Enroll(ctx context.Context, n int) error {
-	for i := range n {
+	for range n {
+		i := len(c.agents)
 		if err := c.enroll(ctx, fmt.Sprintf("%s-%d", c.run, i)); err != nil {
 			return fmt.Errorf("enrol agent %d: %w", i, err)
 		}
