@@ -193,13 +193,33 @@ stored() {
 record() {
 	fresh record
 	start "$work/$n_dir"
-	(sleep 5; curl -s -o "$work/cpu.pb" "http://127.0.0.1:19081/debug/pprof/profile?seconds=10") &
+	# One after the other, each of 4 s: the profiles of contention cost something.
+	(
+		sleep 5
+		for kind in profile allocs mutex block; do
+			curl -s -o "$work/$kind.pb" "http://127.0.0.1:19081/debug/pprof/$kind?seconds=4"
+		done
+	) &
 	ROUNDS=1 COUNT=$((COUNT * 4)) measure record "the record" --clients 50
 	wait $! || true
-	if [ -s "$work/cpu.pb" ] && command -v go >/dev/null; then
-		go tool pprof -top -cum -nodecount 300 "$BIN" "$work/cpu.pb" 2>/dev/null | grep -E 'Total samples|flat%|VerifyASN1|SignASN1|runBatch|liteConn\)\.(call|raw)$|Xfsync|server\.\(\*Server\)\.(validate|post|posted|newOrder|finalize|postChallenge|postAuthz|getCertificate|admit)$|ca\.\(\*Service\)\.(lint|plan|execute)$|gcBgMarkWorker$|readRequest$|mallocgc$|tls\.\(\*Conn\)\.(Read|Write)$' >"$OUT/profile.txt" || true
+	if [ -s "$work/block.pb" ] && command -v go >/dev/null; then
+		{
+			echo "CPU, 4 s"
+			pprof profile | grep -E 'flat%|VerifyASN1|SignASN1|runBatch|liteConn\)\.(call|raw)$|Xfsync|server\.\(\*Server\)\.(validate|post|posted|newOrder|finalize|postChallenge|postAuthz|getCertificate|admit)$|ca\.\(\*Service\)\.(lint|plan|execute)$|gcBgMarkWorker$|readRequest$|mallocgc$|tls\.\(\*Conn\)\.(Read|Write)$'
+			for kind in allocs mutex block; do
+				case $kind in allocs) what="Allocated, in 4 s" ;; mutex) what="Waited for contended locks, in 4 s" ;; *) what="Blocked (workers that wait for work included), in 4 s" ;; esac
+				printf '\n%s\n' "$what"
+				pprof $kind | grep -E 'flat%|chancery/|crypto/|net/http' | head -13
+			done
+		} >"$OUT/profile.txt"
 	fi
 	stop
+}
+
+# pprof KIND prints the heaviest calls of a profile, callees included.
+pprof() {
+	case $1 in allocs) index=alloc_space ;; profile) index=cpu ;; *) index=delay ;; esac
+	go tool pprof -top -cum -nodecount 300 -sample_index=$index "$BIN" "$work/$1.pb" 2>/dev/null
 }
 
 # peers measures other ACME servers in the same minutes as ours: the same client,

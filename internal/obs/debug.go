@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +26,7 @@ import (
 //	/livez       200 while the process can serve at all
 //	/readyz      200, or 503 with the reason of each check that fails
 //	/buildinfo   which program this is, JSON
-//	/debug/pprof profiles
+//	/debug/pprof profiles; mutex and block count while ?seconds=N of them pass
 //
 // Profiles and build information answer loopback and unix-socket callers
 // only, whatever the listener is bound to: a profile holds secrets.
@@ -70,7 +71,41 @@ func (d *Debug) Handler() http.Handler {
 	mux.Handle("GET /debug/pprof/profile", local(pprof.Profile))
 	mux.Handle("GET /debug/pprof/symbol", local(pprof.Symbol))
 	mux.Handle("GET /debug/pprof/trace", local(pprof.Trace))
+	mux.Handle("GET /debug/pprof/mutex", local(while("mutex", func(on bool) { runtime.SetMutexProfileFraction(rate(on, mutexFraction)) })))
+	mux.Handle("GET /debug/pprof/block", local(while("block", func(on bool) { runtime.SetBlockProfileRate(rate(on, blockNanos)) })))
 	return mux
+}
+
+// What is counted while a profile of contention is made: one contention of so
+// many, and blocking from about so many nanoseconds.
+const (
+	mutexFraction = 10
+	blockNanos    = 10_000
+)
+
+func rate(on bool, r int) int {
+	if on {
+		return r
+	}
+	return 0
+}
+
+// while serves a profile that costs something to keep: it is kept while the
+// seconds of a request pass. One request at a time is served, so that none ends
+// the profile of another.
+func while(name string, keep func(on bool)) http.HandlerFunc {
+	profile := pprof.Handler(name)
+	var mu sync.Mutex
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !mu.TryLock() {
+			http.Error(w, "another request makes this profile now; try again", http.StatusConflict)
+			return
+		}
+		defer mu.Unlock()
+		keep(true)
+		defer keep(false)
+		profile.ServeHTTP(w, r)
+	}
 }
 
 // buildinfo serves the build as JSON.

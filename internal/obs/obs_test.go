@@ -2,6 +2,7 @@ package obs
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +14,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,6 +203,47 @@ func TestProfilesAreForThisHostOnly(t *testing.T) {
 	}
 	if _, text := scrape(t, d, "/buildinfo", "127.0.0.1:1"); !strings.Contains(text, `"version":"1.2.3"`) {
 		t.Error(text)
+	}
+}
+
+// TestContentionIsCountedWhileAsked: the profile of contended locks knows those
+// of the seconds that were asked for.
+func TestContentionIsCountedWhileAsked(t *testing.T) {
+	d := NewDebug(NewMetrics(Build{}), Build{}, Discard()).Handler()
+	stop := make(chan struct{})
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					mu.Lock()
+					runtime.Gosched()
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, name := range []string{"mutex", "block"} {
+		r := httptest.NewRequest("GET", "/debug/pprof/"+name+"?seconds=1", nil)
+		r.RemoteAddr = "127.0.0.1:1"
+		w := httptest.NewRecorder()
+		d.ServeHTTP(w, r)
+		text, err := gzip.NewReader(w.Body)
+		if w.Code != 200 || err != nil {
+			t.Fatalf("%s: %d, %v", name, w.Code, err)
+		}
+		if p, err := io.ReadAll(text); err != nil || !bytes.Contains(p, []byte("TestContentionIsCountedWhileAsked")) {
+			t.Errorf("%s: %v, the contended lock is not in the profile", name, err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if n := runtime.SetMutexProfileFraction(-1); n != 0 {
+		t.Errorf("contention is still counted, one in %d", n)
 	}
 }
 
