@@ -15,30 +15,38 @@ import (
 	"chancery/internal/db/dbtest"
 )
 
+// waitingAgent starts a server whose agents may have *.test, with the issuer
+// "internal" for *.corp.test, and the agent "one" that waits at it until the
+// test ends.
+func waitingAgent(t *testing.T, url string) (context.Context, *config.Config, *instance) {
+	t.Helper()
+	cfg := configure(t, url)
+	cfg.Agents.AllowNames = []string{"*.test"}
+	local := config.DefaultIssuer()
+	local.Kind = "local"
+	cfg.Issuer["internal"] = local.With("allow_names", []string{"*.corp.test"})
+	in := start(t, cfg)
+	a := enrolled(t, in, filepath.Join(t.TempDir(), "one"), "one")
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		defer a.Close()
+		if err := a.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); running.Wait() })
+	eventually(t, "it waits", time.Minute, func() bool { return parkedOf(t, in) == 1 })
+	return ctx, cfg, in
+}
+
 // TestAssignmentFromAnIssuer: what an agent keeps in service may come from any
 // issuer of the configuration. Its key is the agent's, and the renewal engine
 // obtains it: it is among the managed certificates, is renewed from there as
 // well as from the agents' side, and ends with the assignment.
 func TestAssignmentFromAnIssuer(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, url string) {
-		cfg := configure(t, url)
-		cfg.Agents.AllowNames = []string{"*.test"}
-		local := config.DefaultIssuer()
-		local.Kind = "local"
-		cfg.Issuer["internal"] = local.With("allow_names", []string{"*.corp.test"})
-		in := start(t, cfg)
-		a := enrolled(t, in, filepath.Join(t.TempDir(), "one"), "one")
-		ctx, cancel := context.WithCancel(context.Background())
-		var running sync.WaitGroup
-		running.Go(func() {
-			defer a.Close()
-			if err := a.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-		defer running.Wait()
-		defer cancel()
-		eventually(t, "it waits", time.Minute, func() bool { return parkedOf(t, in) == 1 })
+		ctx, _, in := waitingAgent(t, url)
 
 		assign := func(name, issuer string) (api.Assignment, error) {
 			return client.Post[api.Assignment](ctx, in.api, "/agents/one/assignments", map[string]any{"names": []string{name}, "targets": []string{"web"}, "issuer": issuer})
@@ -94,24 +102,7 @@ func TestAssignmentFromAnIssuer(t *testing.T) {
 // service stays, and goes on when it is allowed again.
 func TestAssignedNamesAreCheckedAtRenewal(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, url string) {
-		cfg := configure(t, url)
-		cfg.Agents.AllowNames = []string{"*.test"}
-		local := config.DefaultIssuer()
-		local.Kind = "local"
-		cfg.Issuer["internal"] = local.With("allow_names", []string{"*.corp.test"})
-		in := start(t, cfg)
-		a := enrolled(t, in, filepath.Join(t.TempDir(), "one"), "one")
-		ctx, cancel := context.WithCancel(context.Background())
-		var running sync.WaitGroup
-		running.Go(func() {
-			defer a.Close()
-			if err := a.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-		defer running.Wait()
-		defer cancel()
-		eventually(t, "it waits", time.Minute, func() bool { return parkedOf(t, in) == 1 })
+		ctx, cfg, in := waitingAgent(t, url)
 		made, err := client.Post[api.Assignment](ctx, in.api, "/agents/one/assignments", map[string]any{"names": []string{"www.corp.test"}, "targets": []string{"web"}, "issuer": "internal"})
 		check(t, err)
 		eventually(t, "it serves", time.Minute, func() bool { return assigned(t, in, "one").State == "live" })
