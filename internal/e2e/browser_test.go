@@ -211,6 +211,7 @@ func TestUI(t *testing.T) {
 		b.accessible(v.path)
 	}
 	t.Run("virtual list", func(t *testing.T) { b.in(t).longList(t) })
+	t.Run("timeline", func(t *testing.T) { b.in(t).timeline(t) })
 	t.Run("keyboard", func(t *testing.T) { b.in(t).keyboard(t) })
 	t.Run("certificate", func(t *testing.T) { b.in(t).certificate(t) })
 	t.Run("phone", func(t *testing.T) { b.in(t).phone(t) })
@@ -245,6 +246,29 @@ func (b *browser) longList(t *testing.T) {
 	}
 	if rows >= 100 {
 		t.Errorf("%d rows exist at the same time", rows)
+	}
+}
+
+// timeline moves the list by its timeline, and the timeline by the list.
+func (b *browser) timeline(t *testing.T) {
+	const (
+		week  = `Number(document.querySelector('.scroller').getAttribute('aria-valuenow'))`
+		ends  = `document.querySelector('.list-row [title^="20"]').title.slice(0, 10)`
+		quiet = `!document.querySelector('.list-foot').innerText.includes('loading')`
+	)
+	b.open("certs?q=status:active", "Inventory")
+	b.until("document.querySelector('.scroller') && document.querySelectorAll('.list-row').length > 5")
+	b.run(chromedp.Focus(chromedp.CSS(".scroller")), chromedp.KeyEvent(kb.PageUp))
+	b.until("location.search.includes('from=')")
+	b.until(quiet + " && " + ends + " >= new URLSearchParams(location.search).get('from') && " + week + " >= 4")
+	b.accessible("inventory from a week on")
+	before := eval[int](b, week)
+	// Far down in the list is later: the mark follows.
+	b.until(fmt.Sprintf("(document.querySelector('.list-body').scrollTop = document.querySelector('.list-body').scrollHeight, %s > %d)", week, before))
+	b.run(chromedp.Focus(chromedp.CSS(".scroller")), chromedp.KeyEvent(kb.Home))
+	b.until("!location.search.includes('from=') && " + week + " === 0")
+	for _, c := range b.complaints() {
+		t.Errorf("the console says %s", c)
 	}
 }
 

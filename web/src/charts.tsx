@@ -51,6 +51,31 @@ export function Bars({ buckets, days }: { buckets: Bucket[]; days: number }) {
   );
 }
 
+// Scroller is a timeline to move in a list by: a bar for each week, and the week
+// that the list is in. It is a slider for the keyboard and for screen readers.
+export function Scroller({ buckets, weeks, at, onMove }: { buckets: Bucket[]; weeks: number; at?: string; onMove: (day: string) => void }) {
+  const start = Math.floor(Date.now() / dayMs) * dayMs, week = (d: string) => Math.floor((Date.parse(d) - start) / (7 * dayMs)), n = Array<number>(weeks).fill(0);
+  for (const b of buckets) if (week(b.day) >= 0 && week(b.day) < weeks) n[week(b.day)] += b.count;
+  const now = Math.max(0, Math.min(weeks - 1, at ? week(at.slice(0, 10)) : 0)), most = Math.max(1, ...n), first = (w: number) => iso(start + w * 7 * dayMs), h = 30;
+  const move = (w: number) => { const to = Math.max(0, Math.min(weeks - 1, w)); if (to !== now) onMove(to ? first(to) : ""); };
+  const key = (e: KeyboardEvent) => {
+    const to: Record<string, number> = { ArrowRight: now + 1, ArrowUp: now + 1, ArrowLeft: now - 1, ArrowDown: now - 1, PageUp: now + 4, PageDown: now - 4, Home: 0, End: weeks - 1 };
+    if (e.key in to) { move(to[e.key]); e.preventDefault(); }
+  };
+  const point = (e: MouseEvent) => { const r = (e.currentTarget as Element).getBoundingClientRect(); move(Math.floor(((e.clientX - r.left) / r.width) * weeks)); };
+  return (
+    <div class="scroller" role="slider" tabIndex={0} aria-label="The week in which the first certificates of the list end" aria-valuemin={0} aria-valuemax={weeks - 1} aria-valuenow={now}
+      aria-valuetext={`week of ${day(first(now))}, ${count(n[now])} certificates`} onKeyDown={key} onClick={point}>
+      <svg viewBox={`0 0 ${weeks * 10} ${h}`} preserveAspectRatio="none" aria-hidden="true">
+        {n.map((c, w) => {
+          const high = c ? Math.max(2, (c / most) * h) : 0;
+          return <g key={w} class={w === now ? "now" : ""}><title>{`week of ${day(first(w))}: ${count(c)}`}</title><rect class="slot" x={w * 10} y={0} width={10} height={h} /><rect x={w * 10 + 1} y={h - high} width={8} height={high} /></g>;
+        })}
+      </svg>
+    </div>
+  );
+}
+
 // Heat shows weeks as columns and weekdays as rows.
 export function Heat({ buckets, weeks }: { buckets: Bucket[]; weeks: number }) {
   const today = Math.floor(Date.now() / dayMs) * dayMs, monday = today - ((new Date(today).getUTCDay() + 6) % 7) * dayMs, perDay = new Map<string, number>();

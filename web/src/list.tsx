@@ -20,6 +20,7 @@ interface Props<T> {
   select?: (ids: Set<string>) => void;
   empty: ComponentChildren;
   onPage?: (rows: T[], more: boolean) => void;
+  onTop?: (row: T) => void; // the first row in sight is another
   total?: number; // rows altogether, if known
   refresh?: boolean; // ask again on changes while the reader is at the top
 }
@@ -69,6 +70,9 @@ export function List<T>(p: Props<T>) {
   }, []);
   const first = Math.max(0, Math.floor(top / rowHeight) - overscan), last = Math.min(rows.length, Math.ceil((top + height) / rowHeight) + overscan);
   useEffect(() => { if (next && !busy && !error && last + overscan * 4 >= rows.length && rows.length) void more(next, rows); }, [last, next, busy, rows.length]);
+
+  const seen = rows[Math.floor(top / rowHeight)];
+  useEffect(() => { if (seen) p.onTop?.(seen); }, [seen]);
 
   const reveal = (i: number) => {
     const to = Math.max(0, Math.min(rows.length - 1, i)), b = box.current;
