@@ -247,6 +247,9 @@ func (b *browser) longList(t *testing.T) {
 	if rows >= 100 {
 		t.Errorf("%d rows exist at the same time", rows)
 	}
+	if off := eval[int](b, `Math.max(...[...document.querySelectorAll('.list-head > span')].map((h, i) => Math.round(Math.abs(h.getBoundingClientRect().left - document.querySelectorAll('.list-row')[0].children[i].getBoundingClientRect().left))))`); off > 1 {
+		t.Errorf("a heading is %d pixels away from its column", off)
+	}
 }
 
 // timeline moves the list by its timeline, and the timeline by the list.
