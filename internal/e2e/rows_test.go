@@ -270,6 +270,8 @@ func (b *browser) deployments(t *testing.T, f *filled) {
 	b.until(`document.activeElement === document.querySelector(".list-body")`)
 	b.run(chromedp.KeyEvent(kb.Enter))
 	b.until(`document.querySelector("dialog")?.innerText.includes("the target serves what it did before")`)
+	// Not on the button that closes it, which a second Enter would press.
+	b.until(`document.activeElement === document.querySelector("dialog")`)
 	b.accessible("a reload")
 }
 

@@ -87,10 +87,10 @@ export const Loading = () => <p class="loading" role="status">Loading…</p>;
 // Dialog is a modal question. The browser keeps the focus inside.
 export function Dialog({ title, children, onClose }: Children & { title: string; onClose: () => void }) {
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => { ref.current?.showModal(); }, []);
-  // The focus is on the dialog, not on its first button: a key that opened it
-  // and is held, or comes twice, shall not close it again.
-  return <dialog ref={ref} autoFocus tabIndex={-1} aria-label={title} onClose={onClose} onCancel={onClose}><div class="card-head"><h2>{title}</h2><button type="button" class="quiet" aria-label="Close" onClick={onClose}>✕</button></div>{children}</dialog>;
+  // The focus is on the dialog, not on its first button, which closes it: a key
+  // that opened it and is held, or comes twice, shall not close it again.
+  useEffect(() => { ref.current?.showModal(); ref.current?.focus(); }, []);
+  return <dialog ref={ref} tabIndex={-1} aria-label={title} onClose={onClose} onCancel={onClose}><div class="card-head"><h2>{title}</h2><button type="button" class="quiet" aria-label="Close" onClick={onClose}>✕</button></div>{children}</dialog>;
 }
 
 // Confirm says what will happen, and does it when the reader agrees.
