@@ -1,5 +1,5 @@
 import { useRef, useState } from "preact/hooks";
-import { can, change, Held } from "../api";
+import { can, change, Held, limits } from "../api";
 import { type Bucket, Scroller } from "../charts";
 import { ago, count, day } from "../format";
 import { List, type Column } from "../list";
@@ -48,6 +48,15 @@ function withTerm(q: string, key: string, value?: string): string {
 // the list asks for when it begins at a day of it.
 const weeks = 26, end = "2999-12-31";
 
+// daily are the keys whose certificates are counted by day together, beside status.
+const daily = [["issuer", "key"], ["team", "env"], ["owner"], ["source", "managed"]];
+
+// timed reports whether the server can count what fits a query by day.
+function timed(q: string): boolean {
+  const keys = (q.match(/(?:[^\s"]|"[^"]*")+/g) ?? []).map((t) => t.split(":")[0]).filter((k) => k !== "status");
+  return daily.some((of) => keys.every((k) => of.includes(k)));
+}
+
 // EstateTabs are the parts of the inventory.
 export const EstateTabs = ({ current }: { current: string }) => <Tabs label="Inventory" current={current} of={[{ name: "certs", title: "Certificates", to: "/certs" }, { name: "keys", title: "Keys", to: "/keys" }, { name: "policies", title: "Policies", to: "/policies" }].filter((t) => t.name !== "policies" || can("list-policies"))} />;
 
@@ -56,8 +65,8 @@ export function Inventory() {
   const [selected, select] = useState(new Set<string>()), [editing, setEditing] = useState(false), [acting, act] = useState<Known[]>(), [revoking, revoke] = useState(false), rows = useRef<Known[]>([]);
   if (last !== q) { setLast(q); setDraft(q); select(new Set()); }
   const facets = useLoad<Facets>("/inventory/facets", { q }), total = useLoad<Count>("/inventory/count", { q }), views = useLoad<{ items: View[] }>("/inventory/views");
-  const [at, setAt] = useState<string>(), timed = !/(^|\s)expires:/.test(q), line = useLoad<{ buckets: Bucket[] }>(timed && can("list-timeline") ? "/inventory/timeline" : null, { q, days: weeks * 7, by: "status" });
-  const search = (text: string) => go(href("/certs", { q: text.trim() }), true), asked = timed && from ? `${q} expires:${from}..${end}`.trim() : q;
+  const [at, setAt] = useState<string>(), byDay = timed(limits() ? q + " owner:" : q), line = useLoad<{ buckets: Bucket[] }>(byDay && can("list-timeline") ? "/inventory/timeline" : null, { q, days: weeks * 7, by: "status" });
+  const search = (text: string) => go(href("/certs", { q: text.trim() }), true), asked = byDay && from ? `${q} expires:${from}..${end}`.trim() : q;
   const many = (revoke_: boolean) => { revoke(revoke_); act(rows.current.filter((c) => selected.has(c.id))); };
   const view = views.data?.items.find((v) => v.q === q);
   const chosen = selected.size ? [...selected].map((id) => `id:${id}`) : [q];
@@ -97,7 +106,7 @@ export function Inventory() {
               {selected.size > 0 && <button type="button" class="quiet" onClick={() => select(new Set())}>Select none</button>}
             </div>
           )}
-          {line.data && !!line.data.buckets.length && <Scroller buckets={line.data.buckets} weeks={weeks} at={at ?? from} onMove={(d) => { setAt(undefined); setParam("from", d); }} />}
+          {byDay && !!line.data?.buckets.length && <Scroller buckets={line.data.buckets} weeks={weeks} at={at ?? from} onMove={(d) => { setAt(undefined); setParam("from", d); }} />}
           <List<Known> path="/certs" query={{ q: asked }} onTop={(c) => setAt(c.not_after)} label="certificates" columns={columns} id={(c) => c.id} open={(c) => go(href(`/certs/${c.id}`))}
             onPage={(all) => { rows.current = all; }} selected={selected} select={can("edit-inventory") ? select : undefined} total={total.data?.exact && asked === q ? total.data.count : undefined}
             empty={<Empty title={asked ? "No certificate fits." : "No certificate is known yet."}>{asked ? <p><Link to="/certs">Show all</Link></p> : <Command text="chancery scan --store www.example.com" />}</Empty>} />
