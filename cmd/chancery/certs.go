@@ -52,17 +52,13 @@ func queryOf(args []string) url.Values {
 	return url.Values{"q": {strings.Join(args, " ")}}
 }
 
-// minSerial is how long hexadecimal must be to be taken for a serial number
-// rather than a name. OpenSSL prints them without a leading zero.
-const minSerial = 15
-
 // resolve returns the id of the certificate that ref means.
 func resolve(ctx context.Context, c *client.Client, ref string) (string, error) {
 	if db.ValidID(ref) {
 		return ref, nil
 	}
 	query := "name:" + ref + " status:issued"
-	if _, err := pki.ParseSerial(ref); err == nil && len(ref) >= minSerial {
+	if pki.LongHex(strings.ReplaceAll(ref, ":", "")) {
 		query = "serial:" + ref
 	}
 	found, more, err := client.List[api.Certificate](ctx, c, "/issued", url.Values{"q": {query}}, 20)

@@ -111,7 +111,7 @@ func ParseQuery(text string, now time.Time) (Query, error) {
 	return q, nil
 }
 
-var longHex = regexp.MustCompile(`^[0-9a-fA-F]{15,}$|^([0-9a-fA-F]{2}:){7,}[0-9a-fA-F]{2}$`)
+var longPairs = regexp.MustCompile(`^([0-9a-fA-F]{2}:){7,}[0-9a-fA-F]{2}$`)
 
 // cutTerm returns the key and the value of a term, guessing the key when there
 // is none: long hexadecimal is a serial number, all else a name.
@@ -120,7 +120,7 @@ func cutTerm(term string) (key, value string) {
 	switch {
 	case ok && slices.Contains(QueryKeys, key):
 		return key, value
-	case longHex.MatchString(term):
+	case pki.LongHex(term), longPairs.MatchString(term):
 		return "serial", term
 	case !ok || isAddr(term): // an IPv6 address has colons
 		return "name", term

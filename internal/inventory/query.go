@@ -39,7 +39,7 @@ var keys = []string{"owner", "team", "env", "issuer", "key", "name", "status", "
 // 1y; days and longer count in whole UTC days) or dates (2026-12-31, or an
 // RFC 3339 instant); expires:<14d ends within that time, seen:<7d was seen
 // within the last 7 days, seen:>30d was not seen for 30 days. A bare word with
-// a dot is a name and everything below it; 16 or more hexadecimal digits are a
+// a dot is a name and everything below it; 15 or more hexadecimal digits are a
 // serial number, 64 a fingerprint; any other word is looked for in the names
 // and the common name. status:issued means active or superseded.
 //
@@ -333,15 +333,9 @@ func hashValue(into *string, v, what string) error {
 	return nil
 }
 
-// longHex reports whether v is hexadecimal and so long that it is no word: a
-// serial number or a fingerprint.
-func longHex(v string) bool {
-	return len(v) >= 16 && strings.Trim(v, "0123456789abcdefABCDEF") == ""
-}
-
 // addWord adds a free word.
 func (f *Filter) addWord(v string) error {
-	if longHex(v) {
+	if pki.LongHex(v) {
 		return f.addSingle(term{text: v, key: map[bool]string{true: "fingerprint", false: "serial"}[len(v) == 64], value: v})
 	}
 	h, err := parseHost(strings.TrimPrefix(v, "*."))

@@ -71,8 +71,8 @@ func (d *Debug) Handler() http.Handler {
 	mux.Handle("GET /debug/pprof/profile", local(pprof.Profile))
 	mux.Handle("GET /debug/pprof/symbol", local(pprof.Symbol))
 	mux.Handle("GET /debug/pprof/trace", local(pprof.Trace))
-	mux.Handle("GET /debug/pprof/mutex", local(while("mutex", func(on bool) { runtime.SetMutexProfileFraction(rate(on, mutexFraction)) })))
-	mux.Handle("GET /debug/pprof/block", local(while("block", func(on bool) { runtime.SetBlockProfileRate(rate(on, blockNanos)) })))
+	mux.Handle("GET /debug/pprof/mutex", local(while("mutex", func(rate int) { runtime.SetMutexProfileFraction(rate) }, mutexFraction)))
+	mux.Handle("GET /debug/pprof/block", local(while("block", runtime.SetBlockProfileRate, blockNanos)))
 	return mux
 }
 
@@ -83,17 +83,10 @@ const (
 	blockNanos    = 10_000
 )
 
-func rate(on bool, r int) int {
-	if on {
-		return r
-	}
-	return 0
-}
-
 // while serves a profile that costs something to keep: it is kept while the
 // seconds of a request pass. One request at a time is served, so that none ends
 // the profile of another.
-func while(name string, keep func(on bool)) http.HandlerFunc {
+func while(name string, keep func(rate int), rate int) http.HandlerFunc {
 	profile := pprof.Handler(name)
 	var mu sync.Mutex
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -102,8 +95,8 @@ func while(name string, keep func(on bool)) http.HandlerFunc {
 			return
 		}
 		defer mu.Unlock()
-		keep(true)
-		defer keep(false)
+		keep(rate)
+		defer keep(0)
 		profile.ServeHTTP(w, r)
 	}
 }

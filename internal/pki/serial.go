@@ -95,6 +95,16 @@ func ParseSerial(text string) (Serial, error) {
 	return SerialFromBig(n), nil
 }
 
+// longHex is the fewest digits of LongHex: OpenSSL prints eight octets, the
+// shortest serial numbers that are in use, without a leading zero.
+const longHex = 15
+
+// LongHex reports whether text is hexadecimal, without colons, and so long that
+// it is a serial number or a digest rather than a name or a word.
+func LongHex(text string) bool {
+	return len(text) >= longHex && strings.Trim(text, "0123456789abcdefABCDEF") == ""
+}
+
 var errPairs = errors.New("not pairs of digits")
 
 // joinPairs removes the colons of "01:ab:..", which must separate pairs.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/big"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -123,4 +124,15 @@ func FuzzParseSerial(f *testing.F) {
 			t.Fatalf("%q: number %v does not give %x back", text, n, string(s))
 		}
 	})
+}
+
+// TestLongHex: serial numbers as OpenSSL prints them, also without a leading
+// zero, are told from words and names.
+func TestLongHex(t *testing.T) {
+	for text, want := range map[string]bool{"6b1f13593a7975e": true, "66b1f13593a7975e623e3461c7b2ea1fC": true, strings.Repeat("ab", 32): true,
+		"deadbeef": false, "6b1f13593a7975": false, "www.example.com": false, "": false, "6b1f13593a7975eg": false} {
+		if got := LongHex(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
 }

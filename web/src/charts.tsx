@@ -56,7 +56,7 @@ export function Bars({ buckets, days }: { buckets: Bucket[]; days: number }) {
 export function Scroller({ buckets, weeks, at, onMove }: { buckets: Bucket[]; weeks: number; at?: string; onMove: (day: string) => void }) {
   const start = Math.floor(Date.now() / dayMs) * dayMs, week = (d: string) => Math.floor((Date.parse(d) - start) / (7 * dayMs)), n = Array<number>(weeks).fill(0);
   for (const b of buckets) if (week(b.day) >= 0 && week(b.day) < weeks) n[week(b.day)] += b.count;
-  const now = Math.max(0, Math.min(weeks - 1, at ? week(at.slice(0, 10)) : 0)), most = Math.max(1, ...n), first = (w: number) => iso(start + w * 7 * dayMs), h = 30;
+  const now = Math.max(0, Math.min(weeks - 1, at ? week(at) : 0)), most = Math.max(1, ...n), first = (w: number) => iso(start + w * 7 * dayMs), h = 30;
   const move = (w: number) => { const to = Math.max(0, Math.min(weeks - 1, w)); if (to !== now) onMove(to ? first(to) : ""); };
   const key = (e: KeyboardEvent) => {
     const to: Record<string, number> = { ArrowRight: now + 1, ArrowUp: now + 1, ArrowLeft: now - 1, ArrowDown: now - 1, PageUp: now + 4, PageDown: now - 4, Home: 0, End: weeks - 1 };

@@ -107,7 +107,7 @@ export function Inventory() {
             </div>
           )}
           {byDay && !!line.data?.buckets.length && <Scroller buckets={line.data.buckets} weeks={weeks} at={at ?? from} onMove={(d) => { setAt(undefined); setParam("from", d); }} />}
-          <List<Known> path="/certs" query={{ q: asked }} onTop={(c) => setAt(c.not_after)} label="certificates" columns={columns} id={(c) => c.id} open={(c) => go(href(`/certs/${c.id}`))}
+          <List<Known> path="/certs" query={{ q: asked }} onTop={(c) => setAt(c.not_after.slice(0, 10))} label="certificates" columns={columns} id={(c) => c.id} open={(c) => go(href(`/certs/${c.id}`))}
             onPage={(all) => { rows.current = all; }} selected={selected} select={can("edit-inventory") ? select : undefined} total={total.data?.exact && asked === q ? total.data.count : undefined}
             empty={<Empty title={asked ? "No certificate fits." : "No certificate is known yet."}>{asked ? <p><Link to="/certs">Show all</Link></p> : <Command text="chancery scan --store www.example.com" />}</Empty>} />
         </div>
