@@ -117,10 +117,10 @@ func certificateEncoder(kt pki.KeyType) (*pki.Encoder, error) {
 // signCertificate follows the order of issuance: encode, sign with a key that
 // is worth nothing, sign with the real one, verify, put together.
 func signCertificate(enc *pki.Encoder, leaf pki.Leaf, throwaway, key crypto.Signer, kt pki.KeyType) (err error) {
-	if leaf.Serial, err = pki.NewSerial(1, rand.Reader); err != nil {
+	leaf.NotBefore = time.Now()
+	if leaf.Serial, err = pki.NewSerial(1, leaf.NotBefore, rand.Reader); err != nil {
 		return err
 	}
-	leaf.NotBefore = time.Now()
 	leaf.NotAfter = leaf.NotBefore.Add(90*24*time.Hour - time.Second)
 	tbs, err := enc.TBS(leaf)
 	if err != nil {

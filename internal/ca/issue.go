@@ -128,7 +128,8 @@ func (s *Service) permit(auth *Authority, req *Request, from, to time.Time) erro
 
 // build encodes and lints the TBSCertificate of leaf.
 func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, leaf pki.Leaf, req *Request, spkiHash [32]byte) (*plan, error) {
-	serial, err := pki.NewSerial(auth.SerialPrefix(), s.random)
+	now := time.Now()
+	serial, err := pki.NewSerial(auth.SerialPrefix(), now, s.random)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +154,6 @@ func (s *Service) build(ctx context.Context, auth *Authority, profile *Profile, 
 		return nil, err
 	}
 	hash := sha256.Sum256(tbs)
-	now := time.Now()
 	p := &plan{auth: auth, spkiHash: spkiHash[:], evidence: evidence, actor: req.Actor, claim: req.Claim, complete: req.Complete,
 		cert: Certificate{ID: db.NewID(now), AuthorityID: auth.ID, Serial: serial, State: StateIntent, CA: auth.CA,
 			Profile: profile.Name, ProfileHash: profile.Hash(), OrderID: req.OrderID, AccountID: req.AccountID,

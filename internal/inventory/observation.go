@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -374,6 +375,18 @@ func sum64(parts ...string) int64 {
 
 // prefix64 is the first 64 bits of a hash.
 func prefix64(hash []byte) int64 { return int64(binary.BigEndian.Uint64(hash)) }
+
+// serialKey is what serials are looked up by: the first 32 bits of the number, so
+// that those that begin with the time, as ours do, are together in the index, and
+// 32 bits of a hash of it all, for those with a long common beginning.
+func serialKey(serial string) int64 {
+	digits := strings.TrimLeft(serial, "-")
+	lead, err := strconv.ParseUint((digits + "00000000")[:8], 16, 32)
+	if err != nil {
+		lead = 0 // not a number in hexadecimal: then it is not stored either
+	}
+	return int64(lead<<32 | uint64(sum64(serial))>>32)
+}
 
 // lineageOf numbers the certificates that may succeed each other: those with
 // the same names and the same kind of key (a server may present an RSA and an

@@ -381,7 +381,7 @@ func (s *Store) resolveIDs(ctx context.Context, c *conditions, f *Filter) error 
 		lookups = append(lookups, lookup{qIDByFingerprint, []any{f.Fingerprint}})
 	}
 	if f.Serial != "" {
-		lookups = append(lookups, lookup{qIDsBySerial, []any{sum64(f.Serial), f.Serial, fewIDs}})
+		lookups = append(lookups, lookup{qIDsBySerial, []any{serialKey(f.Serial), f.Serial, fewIDs}})
 	}
 	if f.SPKI != "" {
 		hash, err := unhex(f.SPKI)

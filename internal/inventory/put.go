@@ -384,7 +384,7 @@ func (t *tables) add(r *record, m *member) {
 		spki                          []byte
 	}{algorithm: clean(r.meta.SignatureAlgo, maxToken), serial: r.meta.Serial.Hex(), commonName: clean(r.meta.CommonName, maxText),
 		spkiKey: prefix64(r.meta.SPKIHash[:]), spki: r.meta.SPKIHash[:]}
-	x.serialKey = sum64(x.serial)
+	x.serialKey = serialKey(x.serial)
 	t.rows = append(t.rows, []any{&m.id, &m.fingerprint, (*string)(&m.status), int64(m.source), m.managed, &m.owner, &m.team, &m.environment, &m.issuer,
 		&m.key, &x.algorithm, &x.serial, &x.serialKey, &x.spki, &x.spkiKey, &x.commonName, &r.shown,
 		len(r.meta.Names), r.meta.CA, &m.notBefore, &m.notAfter, &r.seenAt, unlessZero(&m.revokedAt), unlessZero(&m.lineage)})

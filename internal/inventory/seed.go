@@ -264,7 +264,7 @@ func (e *estate) rows(m *member, h heir, successor any) {
 	meta := pki.Metadata{Names: []string{h.host}, Key: h.key}
 	serial, spki := hex.EncodeToString(e.hash(2, 16)), e.hash(3, 32)
 	e.parts.rows = append(e.parts.rows, []any{m.id, hex.EncodeToString(e.hash(1, 32)), m.status, int64(m.source), m.managed, m.owner, m.team,
-		m.environment, m.issuer, m.key, "ECDSA-SHA256", serial, sum64(serial), spki, prefix64(spki), h.host, h.host, 1, 0,
+		m.environment, m.issuer, m.key, "ECDSA-SHA256", serial, serialKey(serial), spki, prefix64(spki), h.host, h.host, 1, 0,
 		m.notBefore, m.notAfter, m.notBefore, instant(m.revokedAt), lineageOf(&meta), successor})
 	seen := e.now - int64(e.rnd.IntN(3*24*60))*60000
 	if m.status == Expired {

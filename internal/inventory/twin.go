@@ -22,7 +22,7 @@ var (
 // ObtainedBySerial returns the bytes of certificates with a serial number that
 // were obtained by us or for us.
 func (s *Store) ObtainedBySerial(ctx context.Context, serial pki.Serial) ([][]byte, error) {
-	return db.List(ctx, s.db.Read(), qTwins, (*db.Row).Bytes, sum64(serial.Hex()), serial.Hex(), int64(Obtained))
+	return db.List(ctx, s.db.Read(), qTwins, (*db.Row).Bytes, serialKey(serial.Hex()), serial.Hex(), int64(Obtained))
 }
 
 // ObtainedDomains returns the domains of names in certificates that were

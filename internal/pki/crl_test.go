@@ -289,7 +289,7 @@ func BenchmarkCRLMillion(b *testing.B) {
 	ca := newTestCA(b, P256)
 	var entries []byte
 	for range 1_000_000 {
-		serial, err := NewSerial(1, rand.Reader)
+		serial, err := NewSerial(1, testNow, rand.Reader)
 		if err != nil {
 			b.Fatal(err)
 		}

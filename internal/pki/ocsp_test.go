@@ -346,7 +346,7 @@ func BenchmarkOCSP(b *testing.B) {
 	ca := newTestCA(b, P256)
 	h := testHashes(b, ca)
 	enc, key, _ := testResponder(b, ca, P256)
-	serial, err := NewSerial(1, rand.Reader)
+	serial, err := NewSerial(1, testNow, rand.Reader)
 	if err != nil {
 		b.Fatal(err)
 	}

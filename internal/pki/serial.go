@@ -1,12 +1,14 @@
 package pki
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"strings"
+	"time"
 
 	"chancery/internal/fault"
 )
@@ -15,30 +17,36 @@ import (
 // INTEGER (big-endian two's complement, shortest form). It is comparable and
 // can be a map key. In a database it is a column of octets, []byte(s); in JSON
 // and other text it is the hexadecimal form of Hex (but encoding/json writes
-// map keys raw: use Hex there). Serials of our own are always 17 octets with a leading
-// octet of 0x01..0x7f; those of other CAs can be anything that parses.
+// map keys raw: use Hex there). Serials of our own are those of NewSerial; those
+// of other CAs can be anything that parses.
 type Serial string
 
 // Sizes of serial numbers, in octets.
 const (
-	serialRandom = 16 // 128 random bits: twice what the Baseline Requirements ask
-	SerialLen    = 1 + serialRandom
+	serialTime   = 3
+	serialRandom = 16                            // 128 random bits: twice what the Baseline Requirements ask
+	SerialLen    = 1 + serialTime + serialRandom // 20: all that RFC 5280 section 4.1.2.2 allows
 
 	// maxSerialText bounds what ParseSerial reads. RFC 5280 section 4.1.2.2
 	// allows 20 octets; certificates in the wild have had a few more.
 	maxSerialText = 256
 )
 
-// NewSerial returns prefix followed by 16 octets from random, which must be a
-// cryptographic source. The prefix (0x01..0x7f) keeps the number positive and
-// its length constant, and tells apart CAs that share a database.
-func NewSerial(prefix byte, random io.Reader) (Serial, error) {
+// NewSerial returns prefix, the low 24 bits of the Unix time of at in seconds, and
+// 16 octets from random, which must be a cryptographic source. The prefix
+// (0x01..0x7f) keeps the number positive and its length constant, and tells apart
+// CAs that share a database. The time, which comes round every 194 days, says no
+// more than notBefore does; it keeps the serials of one moment together in every
+// index that is ordered by serial, which with a million of them stored would have
+// a page of its own to change for each.
+func NewSerial(prefix byte, at time.Time, random io.Reader) (Serial, error) {
 	if prefix == 0 || prefix > 0x7f {
 		return "", fmt.Errorf("make serial: prefix 0x%02x is outside 0x01..0x7f", prefix)
 	}
 	var b [SerialLen]byte
+	binary.BigEndian.PutUint32(b[:], uint32(at.Unix()))
 	b[0] = prefix
-	if _, err := io.ReadFull(random, b[1:]); err != nil {
+	if _, err := io.ReadFull(random, b[1+serialTime:]); err != nil {
 		return "", fmt.Errorf("make serial: %w", err)
 	}
 	return Serial(b[:]), nil

@@ -10,37 +10,44 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"chancery/internal/fault"
 )
 
 func TestNewSerial(t *testing.T) {
 	seen := make(map[Serial]bool)
+	at := time.Unix(0x6b_12_34_56, 0)
 	for range 1000 {
-		s, err := NewSerial(0x7f, rand.Reader)
+		s, err := NewSerial(0x7f, at, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(s) != SerialLen || s[0] != 0x7f || !s.Valid() || s.Big().Sign() != 1 || seen[s] {
-			t.Fatalf("serial %s is not a new positive number of 17 octets", s)
+		// 20 octets are the most that RFC 5280 section 4.1.2.2 allows.
+		if len(s) != 20 || !s.Valid() || s.Big().Sign() != 1 || seen[s] {
+			t.Fatalf("serial %s is not a new positive number of 20 octets", s)
 		}
-		if s.Big().BitLen() < 128 {
-			t.Fatalf("serial %s has fewer than 128 bits", s)
+		if !strings.HasPrefix(s.Hex(), "7f123456") {
+			t.Fatalf("serial %s does not begin with prefix and time", s)
 		}
 		seen[s] = true
+	}
+	ones, err := NewSerial(1, at, bytes.NewReader(bytes.Repeat([]byte{0xff}, 16)))
+	if err != nil || ones.Hex()[8:] != strings.Repeat("ff", 16) {
+		t.Fatalf("serial %s does not end with 128 random bits (%v)", ones, err)
 	}
 }
 
 func TestNewSerialErrors(t *testing.T) {
 	for _, prefix := range []byte{0, 0x80, 0xff} {
-		if s, err := NewSerial(prefix, rand.Reader); err == nil {
+		if s, err := NewSerial(prefix, time.Time{}, rand.Reader); err == nil {
 			t.Errorf("prefix %#x gave %s", prefix, s)
 		}
 	}
-	if _, err := NewSerial(1, bytes.NewReader(make([]byte, 15))); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := NewSerial(1, time.Time{}, bytes.NewReader(make([]byte, 15))); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("short random source: %v", err)
 	}
-	if _, err := NewSerial(1, iotest.ErrReader(io.ErrClosedPipe)); !errors.Is(err, io.ErrClosedPipe) {
+	if _, err := NewSerial(1, time.Time{}, iotest.ErrReader(io.ErrClosedPipe)); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("broken random source: %v", err)
 	}
 }

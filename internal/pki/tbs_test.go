@@ -109,7 +109,7 @@ func TestTBSEqualsStandardLibrary(t *testing.T) {
 		}
 		for _, subject := range []KeyType{P256, RSA2048, MLDSA44} {
 			t.Run(string(issuer)+"/"+string(subject), func(t *testing.T) {
-				serial, err := NewSerial(0x2a, rand.Reader)
+				serial, err := NewSerial(0x2a, testNow, rand.Reader)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -335,7 +335,7 @@ func TestTBSRandom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		serial, err := NewSerial(byte(1+rnd.IntN(127)), rand.Reader)
+		serial, err := NewSerial(byte(1+rnd.IntN(127)), testNow, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}

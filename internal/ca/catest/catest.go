@@ -167,7 +167,7 @@ type made struct {
 
 func (m *maker) row(i int) (made, error) {
 	a, s := m.spec.Authority, m.spec
-	serial, err := pki.NewSerial(a.SerialPrefix(), rand.Reader)
+	serial, err := pki.NewSerial(a.SerialPrefix(), s.IssuedAt, rand.Reader)
 	if err != nil {
 		return made{}, err
 	}
