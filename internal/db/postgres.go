@@ -51,6 +51,7 @@ func openPostgres(ctx context.Context, cfg Config) (*pgEngine, error) {
 	if rp["application_name"] == "" {
 		rp["application_name"] = "chancery"
 	}
+	pc.AfterConnect = steady
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -62,6 +63,24 @@ func openPostgres(ctx context.Context, cfg Config) (*pgEngine, error) {
 	e := &pgEngine{pgQuery: pgQuery{q: pool, observe: cfg.Observe}, pool: pool}
 	e.group = newPGGroup(e, cfg)
 	return e, nil
+}
+
+// steady makes plans independent of how much PostgreSQL knows about the tables.
+// A plan that it made while a table was empty stays in use until the table is
+// analyzed, and reads by then thousands of rows for each that is asked for. Every
+// statement of ours has an index for what it asks (a test explains them under the
+// same setting), or reads the whole table on purpose, which it still may. Without
+// sequential scans such a statement seems dear enough to be compiled, which takes
+// longer than to run it.
+//
+// Behind a proxy that hands connections from client to client settings of a
+// connection are nobody's, so there they are left alone.
+func steady(ctx context.Context, conn *pgx.Conn) error {
+	if conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "SET enable_seqscan = off; SET jit = off", pgx.QueryExecModeSimpleProtocol)
+	return err
 }
 
 func (e *pgEngine) close() error {

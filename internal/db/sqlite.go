@@ -98,7 +98,7 @@ func openSQLite(path string, cfg Config) (*liteEngine, error) {
 // next commit. The writer's lasts, but a commit that moved pages of an index
 // looks through all of it, and what it lacks is in the kernel's cache.
 const (
-	writerCache = 16 << 10
+	writerCache = 6 << 10
 	readerCache = 4 << 10
 )
 
