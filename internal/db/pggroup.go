@@ -125,7 +125,8 @@ func (w *pgWrite) collect(fn func(*Tx) error) error {
 	asks := &pgAsks{}
 	err := fn(&Tx{Q: asks,
 		queue: func(s *Stmt, check func(int64) error, args []any) {
-			w.queued = append(w.queued, pgQueued{s, bindPG(args), check})
+			s, args = bindPG(s, args)
+			w.queued = append(w.queued, pgQueued{s, args, check})
 		},
 		bulk: func(context.Context, *Bulk, [][]any) error { return asks.ask() }})
 	if asks.asked { // whatever fn made of the error

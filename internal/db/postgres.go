@@ -95,19 +95,24 @@ func (e *pgEngine) ping(ctx context.Context) error {
 
 // ---- statements ----
 
-// bindPG converts arguments in place of a copy where nothing changes.
-func bindPG(args []any) []any {
+// bindPG returns the statement that serves args, and what to send with it.
+func bindPG(s *Stmt, args []any) (*Stmt, []any) {
+	one, only := s.of(args)
 	out := make([]any, len(args))
 	for i, a := range args {
+		if only != nil && i+1 == s.list {
+			a = only
+		}
 		out[i] = argument(a)
 	}
-	return out
+	return one, out
 }
 
 // Exec implements Q.
 func (p pgQuery) Exec(ctx context.Context, s *Stmt, args ...any) (int64, error) {
 	start := time.Now()
-	tag, err := p.q.Exec(ctx, s.Text, bindPG(args)...)
+	s, args = bindPG(s, args)
+	tag, err := p.q.Exec(ctx, s.Text, args...)
 	p.observe(s.Name, time.Since(start), err)
 	return tag.RowsAffected(), postgresError(s.Name, err)
 }
@@ -132,7 +137,8 @@ func (p pgQuery) One(ctx context.Context, s *Stmt, scan func(*Row), args ...any)
 func (p pgQuery) All(ctx context.Context, s *Stmt, scan func(*Row) error, args ...any) (err error) {
 	start := time.Now()
 	defer func() { p.observe(s.Name, time.Since(start), err) }()
-	rows, err := p.q.Query(ctx, s.Text, bindPG(args)...)
+	s, args = bindPG(s, args)
+	rows, err := p.q.Query(ctx, s.Text, args...)
 	if err != nil {
 		return postgresError(s.Name, err)
 	}
@@ -223,7 +229,8 @@ type pgQueued struct {
 }
 
 func (t *pgTx) enqueue(s *Stmt, check func(int64) error, args []any) {
-	t.pending = append(t.pending, pgQueued{s, bindPG(args), check})
+	s, args = bindPG(s, args)
+	t.pending = append(t.pending, pgQueued{s, args, check})
 }
 
 // flush sends BEGIN (once) and all queued statements in one round trip.
@@ -333,7 +340,7 @@ func (t *pgTx) insert(ctx context.Context, b *Bulk, rows [][]any) error {
 	}
 	start := time.Now()
 	_, err := t.conn.Conn().CopyFrom(ctx, pgx.Identifier{b.Table}, b.Columns,
-		pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { return bindPG(rows[i]), nil }))
+		pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { _, row := bindPG(b.insert, rows[i]); return row, nil }))
 	t.observe(b.Name, time.Since(start), err)
 	return postgresError(b.Name, err)
 }

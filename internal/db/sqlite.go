@@ -400,7 +400,8 @@ func (c *liteConn) prepared(s *Stmt) (*sqlite.Stmt, error) {
 }
 
 func (c *liteConn) bind(s *Stmt, args []any) (*sqlite.Stmt, error) {
-	st, err := c.prepared(s)
+	one, only := s.of(args)
+	st, err := c.prepared(one)
 	if err != nil {
 		return nil, err
 	}
@@ -408,6 +409,9 @@ func (c *liteConn) bind(s *Stmt, args []any) (*sqlite.Stmt, error) {
 		return nil, fmt.Errorf("%d arguments for %d parameters", len(args), want)
 	}
 	for i, a := range args {
+		if only != nil && i+1 == s.list {
+			a = only
+		}
 		bindOne(st, i+1, a)
 	}
 	return st, nil

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ type Stmt struct {
 
 	long   bool // see Long
 	sqlite string
+	one    *Stmt // the same with `= $n` for its `= ANY($n)`, or nil
+	list   int   // that n
 }
 
 // Option changes how a statement is checked.
@@ -47,11 +50,22 @@ var registry struct {
 // variable. Parameters are $1..$n; instants and casts follow the package rules.
 // The rewriting for SQLite: $n becomes ?n, ::type is dropped, a trailing
 // FOR UPDATE/FOR SHARE clause is dropped, `= ANY($n::text[])` becomes a
-// membership test over a JSON array, LIMIT $n becomes LIMIT +?n.
+// membership test over a JSON array, LIMIT $n becomes LIMIT +?n. A list that turns
+// out to have one element, as most have, is compared with that.
 func SQL(name, text string, opts ...Option) *Stmt {
 	s := &Stmt{Name: name, Text: text, sqlite: toSQLite(text)}
+	if s.list = onlyList(text); s.list > 0 {
+		text = reAny.ReplaceAllStringFunc(text, func(any string) string {
+			m := reAny.FindStringSubmatch(any)
+			return "= $" + m[1] + strings.TrimSuffix(m[2], "[]")
+		})
+		s.one = &Stmt{Name: name, Text: text, sqlite: toSQLite(text)}
+	}
 	for _, o := range opts {
 		o(s)
+		if s.one != nil {
+			o(s.one)
+		}
 	}
 	registry.Lock()
 	defer registry.Unlock()
@@ -65,15 +79,65 @@ func SQL(name, text string, opts ...Option) *Stmt {
 	return s
 }
 
-// Statements returns every registered statement, ordered by name.
+// onlyList returns the number of the parameter that text compares with `= ANY` and
+// uses for nothing else, or 0 if there is none, or several.
+func onlyList(text string) int {
+	lists := reAny.FindAllStringSubmatch(text, -1)
+	if len(lists) == 0 {
+		return 0
+	}
+	uses := 0
+	for _, p := range reParam.FindAllStringSubmatch(text, -1) {
+		if p[1] == lists[0][1] {
+			uses++
+		}
+	}
+	for _, l := range lists {
+		if l[1] != lists[0][1] {
+			return 0
+		}
+	}
+	if uses != len(lists) {
+		return 0
+	}
+	n, _ := strconv.Atoi(lists[0][1]) // it matched \d+
+	return n
+}
+
+// of returns the statement for args: s or, for a list of one, that with its only
+// element, which stands for the list. PostgreSQL cannot know how long a list will
+// be, and prefers to read, say, all authorizations of an account; SQLite makes a
+// table of each list.
+func (s *Stmt) of(args []any) (_ *Stmt, only any) {
+	if s.one == nil || len(args) < s.list {
+		return s, nil
+	}
+	switch list := args[s.list-1].(type) {
+	case []string:
+		if len(list) == 1 {
+			return s.one, list[0]
+		}
+	case []int64:
+		if len(list) == 1 {
+			return s.one, list[0]
+		}
+	}
+	return s, nil
+}
+
+// Statements returns every registered statement, ordered by name, each followed by
+// its form for a list of one.
 func Statements() []*Stmt {
 	registry.Lock()
 	defer registry.Unlock()
 	all := make([]*Stmt, 0, len(registry.stmts))
 	for _, s := range registry.stmts {
 		all = append(all, s)
+		if s.one != nil {
+			all = append(all, s.one)
+		}
 	}
-	slices.SortFunc(all, func(a, b *Stmt) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortStableFunc(all, func(a, b *Stmt) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 

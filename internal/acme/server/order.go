@@ -55,22 +55,15 @@ type Order struct {
 const orderColumns = `id, account_id, ca, state, profile, profile_hash, identifiers, authz_ids, authz_pending, not_before, not_after,
 	replaces, csr, certificate_id, error, expires_at, created_at, claimed_at, claim_token, auto_renewal, delegation_id, owner_id, open`
 
-const (
-	standing = `SELECT id, '' AS identifier, 0 AS wildcard, '' AS method, 0 AS expires_at, 0 AS subdomains
-			FROM (SELECT id FROM acme_order WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3
-				ORDER BY id DESC LIMIT 1) AS same
-		UNION ALL SELECT id, identifier, wildcard, method, expires_at, subdomains FROM acme_authz
-			WHERE account_id = $1 AND identifier `
-	stillGood = ` AND state = 'valid' AND expires_at > $5`
-)
-
 var (
 	qOrder = db.SQL("acme.get_order", `SELECT `+orderColumns+` FROM acme_order WHERE id = $1`)
 	// What stands already, in one question: a same order that is open, and valid
-	// authorizations. Most orders have one name, and PostgreSQL looks a list of
-	// unknown length up by reading all that the account has.
-	qStanding     = db.SQL("acme.find_standing", standing+`= $4`+stillGood)
-	qStandingMany = db.SQL("acme.find_standing_many", standing+`= ANY($4::text[])`+stillGood)
+	// authorizations.
+	qStanding = db.SQL("acme.find_standing", `SELECT id, '' AS identifier, 0 AS wildcard, '' AS method, 0 AS expires_at, 0 AS subdomains
+			FROM (SELECT id FROM acme_order WHERE account_id = $1 AND names_hash = $2 AND state IN ('pending', 'ready') AND expires_at > $3
+				ORDER BY id DESC LIMIT 1) AS same
+		UNION ALL SELECT id, identifier, wildcard, method, expires_at, subdomains FROM acme_authz
+			WHERE account_id = $1 AND identifier = ANY($4::text[]) AND state = 'valid' AND expires_at > $5`)
 	qOpen = db.SQL("acme.count_open_orders", `SELECT count(*) FROM (SELECT 1 FROM acme_order
 		WHERE account_id = $1 AND state IN ('pending', 'ready') AND expires_at > $2 LIMIT $3) AS open`)
 	// An order that expired is invalid (see StateAt) and must not keep its
@@ -289,12 +282,7 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 // standing returns the id of an open order that is the same as this one, or
 // "", and the valid authorizations that a new one can use.
 func (s *Server) standing(m *message, o *Order, hash string, p *Profile) (same string, valid held, err error) {
-	names := m.ca.authorizedBy(o.Identifiers)
-	q, asked := qStandingMany, any(names)
-	if len(names) == 1 {
-		q, asked = qStanding, names[0]
-	}
-	err = s.db.Read().All(m.ctx, q, func(r *db.Row) error {
+	err = s.db.Read().All(m.ctx, qStanding, func(r *db.Row) error {
 		z := scanReusable(r)
 		if z.Method == "" {
 			same = z.ID
@@ -302,7 +290,7 @@ func (s *Server) standing(m *message, o *Order, hash string, p *Profile) (same s
 		}
 		valid.add(m.ca, p, z)
 		return nil
-	}, &m.acct.ID, hash, &m.now, asked, o.need(m.now))
+	}, &m.acct.ID, hash, &m.now, m.ca.authorizedBy(o.Identifiers), o.need(m.now))
 	return same, valid, wrap("find what stands for an order", err)
 }
 
