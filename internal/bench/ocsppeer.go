@@ -60,30 +60,46 @@ func OpenOpenSSLPeer(ctx context.Context, dir string, serials []pki.Serial) (_ *
 	if err := writeIndex(filepath.Join(dir, "index.txt"), serials, time.Now()); err != nil {
 		return nil, err
 	}
-	addr, err := freeAddress()
-	if err != nil {
-		return nil, err
+	// The port is free when it is chosen, and may be somebody's when it is bound.
+	// A responder with several processes says why it ended to the system's log only.
+	for try := 1; ; try++ {
+		addr, err := freeAddress()
+		if err != nil {
+			return nil, err
+		}
+		if err = p.start(ctx, program, dir, addr); err == nil {
+			return p, nil
+		}
+		if err = errors.Join(err, p.Close()); !errors.Is(err, errEnded) || try == 3 {
+			return nil, err
+		}
 	}
+}
+
+// errEnded means that the peer ended before it accepted a connection.
+var errEnded = errors.New("openssl ended")
+
+// start runs the responder at addr and waits until it accepts connections. After
+// an error it must still be closed.
+func (p *OpenSSLPeer) start(ctx context.Context, program, dir, addr string) (err error) {
+	p.URL, p.PID, p.done = "http://"+addr, 0, make(chan error, 1)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if p.log, err = os.Create(filepath.Join(dir, "openssl.log")); err != nil {
-		return nil, fmt.Errorf("open log of the peer: %w", err)
+		return fmt.Errorf("open log of the peer: %w", err)
 	}
 	signer := filepath.Join(dir, "signer.pem")
 	p.cmd = exec.Command(program, "ocsp", "-index", filepath.Join(dir, "index.txt"), "-port", port, "-CA", signer, "-rsigner", signer, "-rkey", signer,
 		"-ndays", "4", "-multi", strconv.Itoa(runtime.NumCPU()))
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = p.log, p.log, dieWithParent()
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start openssl: %w", err)
+		return fmt.Errorf("start openssl: %w", err)
 	}
-	p.URL, p.PID, p.done = "http://127.0.0.1:"+port, p.cmd.Process.Pid, make(chan error, 1)
+	p.PID = p.cmd.Process.Pid
 	go func() { p.done <- p.cmd.Wait() }()
-	if err := p.listening(ctx, "127.0.0.1:"+port); err != nil {
-		return nil, errors.Join(err, p.Close())
-	}
-	return p, nil
+	return p.listening(ctx, addr)
 }
 
 // writeSigner makes the peer's authority: its key signs the answers itself.
@@ -137,7 +153,7 @@ func (p *OpenSSLPeer) listening(ctx context.Context, addr string) error {
 		select {
 		case err := <-p.done:
 			p.done <- err
-			return fmt.Errorf("openssl ended: %v; it said last: %s", err, lastLine(p.log.Name()))
+			return fmt.Errorf("%w: %v; it said last: %s", errEnded, err, lastLine(p.log.Name()))
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -147,6 +163,9 @@ func (p *OpenSSLPeer) listening(ctx context.Context, addr string) error {
 
 // Close ends the responder and its children.
 func (p *OpenSSLPeer) Close() error {
+	if p.PID == 0 { // it did not start
+		return p.log.Close()
+	}
 	err := syscall.Kill(-p.PID, syscall.SIGTERM)
 	if errors.Is(err, syscall.ESRCH) {
 		err = nil
