@@ -3,7 +3,9 @@ package db_test
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
+	"chancery/internal/db/schema"
 )
 
 // testdata/schema1.jsonl is the dump of an installation with schema 1: three
@@ -87,7 +90,7 @@ var (
 )
 
 // Schema 21 looks serials up by another key, which inventory.TestSerialKey makes
-// of the same ones.
+// of the same ones: after an upgrade, and after the restore of an older backup.
 func TestUpgradeMovesSerials(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, url string) {
 		ctx := context.Background()
@@ -113,13 +116,46 @@ func TestUpgradeMovesSerials(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		var dump bytes.Buffer
+		if _, err := d.Dump(ctx, &dump); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := d.Migrate(ctx, time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		for serial, k := range keys {
-			if got, err := db.Get(ctx, d.Read(), qSerialKey, (*db.Row).Int64, serial); err != nil || got != k.key {
-				t.Errorf("serial %s is looked up by %#x, want %#x (%v)", serial, got, k.key, err)
+		check := func(d *db.DB) {
+			t.Helper()
+			for serial, k := range keys {
+				if got, err := db.Get(ctx, d.Read(), qSerialKey, (*db.Row).Int64, serial); err != nil || got != k.key {
+					t.Errorf("serial %s is looked up by %#x, want %#x (%v)", serial, got, k.key, err)
+				}
 			}
 		}
+		check(d)
+		dbtest.Each(t, func(t *testing.T, d *db.DB) {
+			if _, err := d.Restore(ctx, bytes.NewReader(dump.Bytes())); err != nil {
+				t.Fatal(err)
+			}
+			check(d)
+		})
 	})
+}
+
+// A step that changes rows says so, and changes nothing else: Restore takes it too.
+func TestStepsOfRows(t *testing.T) {
+	names, err := fs.Glob(schema.Files, "*.sql")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	rows, tables := regexp.MustCompile(`(?mi)^\s*(UPDATE|INSERT|DELETE)\b`), regexp.MustCompile(`(?mi)^\s*(CREATE|ALTER|DROP)\b`)
+	for _, name := range names {
+		text, err := schema.Files.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		marked := bytes.HasPrefix(text, []byte("-- Rows:"))
+		if rows.Match(text) != marked || marked && tables.Match(text) {
+			t.Errorf("%s: a step of rows begins with -- Rows: and has no CREATE, ALTER or DROP", name)
+		}
+	}
 }

@@ -1,4 +1,4 @@
--- serial_key begins with the first 32 bits of the serial number instead of those
+-- Rows: serial_key begins with the first 32 bits of the serial number instead of those
 -- of its hash, so that serials that begin with the time, as ours do, are together
 -- in the index; the other half stays a hash, for serials with a long common
 -- beginning.
