@@ -22,7 +22,9 @@ var (
 	qReschedule = db.SQL("renew.reschedule", `UPDATE managed_schedule SET due_at = $2, kind = $3, ca = $4, attempt = 0, lease_token = '' WHERE managed_id = $1`)
 	qRestart    = db.SQL("renew.update_restart", `UPDATE managed SET state = CASE WHEN state = 'stopped' THEN 'due' ELSE state END, urgent = $2, attempts = 0, error_class = '', error = '',
 		provider = '', failed_at = NULL, updated_at = $3 WHERE id = $1`)
-	qTargetsNow    = db.SQL("renew.targets_now", `UPDATE managed_target SET due_at = $2, urgent = 1, lease_token = '' WHERE managed_id = $1 AND (live_id IS NULL OR live_id <> want_id)`)
+	// What a batch is at work on is left to it.
+	qTargetsNow = db.SQL("renew.targets_now", `UPDATE managed_target SET due_at = $2, urgent = 1, lease_token = ''
+		WHERE managed_id = $1 AND (live_id IS NULL OR live_id <> want_id) AND (lease_token = '' OR due_at <= $2)`)
 	qRemove        = db.SQL("renew.delete_managed", `DELETE FROM managed WHERE id = $1`)
 	qRemoveRow     = db.SQL("renew.delete_schedule", `DELETE FROM managed_schedule WHERE managed_id = $1`)
 	qRemoveWork    = db.SQL("renew.delete_issuances", `DELETE FROM managed_issuance WHERE managed_id = $1`)

@@ -449,10 +449,17 @@ func TestPauseResumeRenewUpdateRemove(t *testing.T) {
 	}
 	spec.Names = names(t, "p.example.test", "q.example.test")
 	spec.Targets = []renew.Target{{Name: "folder", Params: map[string]string{"site": "p"}}}
+	f.mu.Lock()
 	_, err = w.engine.Update(ctx, "p", spec, "test")
 	must(t, err)
-	_, err = w.engine.RenewNow(ctx, "p", "test") // deploys what is there, at once
+	w.until(t, "p", "taken", func(m renew.Managed) bool {
+		ps, err := renew.Placements(ctx, w.db.Read(), m.ID)
+		must(t, err)
+		return len(ps) == 1 && ps[0].DueAt.After(time.Now())
+	})
+	_, err = w.engine.RenewNow(ctx, "p", "test") // deploys what is there, at once; which is what happens
 	must(t, err)
+	f.mu.Unlock()
 	w.until(t, "p", "deployed", func(m renew.Managed) bool { return m.State == renew.Idle && len(f.sizes()) == 1 })
 	_, err = w.engine.RenewNow(ctx, "p", "test")
 	must(t, err)
