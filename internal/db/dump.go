@@ -115,8 +115,8 @@ func (t table) dump(ctx context.Context, q Q, enc *json.Encoder) (n int64, err e
 // restoreBatch is the number of rows per transaction of Restore.
 const restoreBatch = 2000
 
-// Restore fills an empty, migrated database from a dump of the same schema version
-// or an older one, made on either engine, and returns the number of rows.
+// Restore fills an empty, migrated database from a dump of the same schema
+// version, made on either engine, and returns the number of rows.
 func (d *DB) Restore(ctx context.Context, r io.Reader) (rows int64, err error) {
 	version, err := d.Version(ctx)
 	if err != nil {
@@ -132,8 +132,7 @@ func (d *DB) Restore(ctx context.Context, r io.Reader) (rows int64, err error) {
 	}
 	sc := bufio.NewScanner(r)
 	sc.Buffer(make([]byte, 1<<16), 64<<20)
-	from, err := readHeader(sc, version)
-	if err != nil {
+	if err := readHeader(sc, version); err != nil {
 		return 0, err
 	}
 	if err := ld.requireEmpty(ctx); err != nil {
@@ -150,37 +149,18 @@ func (d *DB) Restore(ctx context.Context, r io.Reader) (rows int64, err error) {
 	if !ld.ended {
 		return ld.rows, fault.New(fault.Invalid, "the dump is cut off: its end line is missing; use another backup")
 	}
-	return ld.rows, d.moveRows(ctx, from, version)
+	return ld.rows, nil
 }
 
-// moveRows does to rows that were just restored what an upgrade between the two
-// versions would have done.
-func (d *DB) moveRows(ctx context.Context, from, to int64) error {
-	steps, err := migrations(d.kind)
-	if err != nil {
-		return err
-	}
-	for _, m := range steps {
-		if m.version <= from || m.version > to || !m.ofRows() {
-			continue
-		}
-		if err := d.script(ctx, m.sql); err != nil {
-			return fmt.Errorf("upgrade restored rows by %s: %w", m.name, err)
-		}
-	}
-	return nil
-}
-
-// readHeader returns the schema version of a dump.
-func readHeader(sc *bufio.Scanner, version int64) (int64, error) {
+func readHeader(sc *bufio.Scanner, version int64) error {
 	var h dumpHeader
 	if !sc.Scan() || json.Unmarshal(sc.Bytes(), &h) != nil || h.Format == 0 {
-		return 0, fault.New(fault.Invalid, "this is not a chancery dump")
+		return fault.New(fault.Invalid, "this is not a chancery dump")
 	}
 	if h.Format > dumpFormat || h.Schema > version {
-		return 0, fault.New(fault.Precondition, "the dump was made by a newer chancery (schema %d, this program has %d): restore with that version", h.Schema, version)
+		return fault.New(fault.Precondition, "the dump was made by a newer chancery (schema %d, this program has %d): restore with that version", h.Schema, version)
 	}
-	return h.Schema, nil
+	return nil
 }
 
 // loader collects rows of one table and inserts them in batches.

@@ -20,16 +20,12 @@ var (
 	qMigrated   = SQL("db.insert_migration", `INSERT INTO migration (version, name, applied_at) VALUES ($1, $2, $3)`)
 )
 
-// migration is one forward step of the schema. One whose text begins with
-// "-- Rows:" changes rows and no table, and is taken as well when rows of an older
-// schema are restored (see Restore).
+// migration is one forward step of the schema.
 type migration struct {
 	version int64
 	name    string
 	sql     string
 }
-
-func (m *migration) ofRows() bool { return strings.HasPrefix(m.sql, "-- Rows:") }
 
 // createMigration is the only DDL outside db/schema: it must exist before the
 // first step, and stays the same for ever.

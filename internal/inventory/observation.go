@@ -388,6 +388,10 @@ func serialKey(serial string) int64 {
 	return int64(lead<<32 | uint64(sum64(serial))>>32)
 }
 
+// serialKeys are what a serial may be stored under: its key, or what rows have that
+// were written before serials led with the time, a hash of it all.
+func serialKeys(serial string) []int64 { return []int64{serialKey(serial), sum64(serial)} }
+
 // lineageOf numbers the certificates that may succeed each other: those with
 // the same names and the same kind of key (a server may present an RSA and an
 // ECDSA certificate side by side). Self-signed ones are a lineage of their

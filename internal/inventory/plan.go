@@ -361,7 +361,7 @@ func (s *Store) resolveIssuers(ctx context.Context, c *conditions, texts []strin
 const fewIDs = 1500
 
 var (
-	qIDsBySerial = db.SQL("inventory.list_ids_by_serial", `SELECT id FROM inventory WHERE serial_key = $1 AND serial = $2 LIMIT $3`)
+	qIDsBySerial = db.SQL("inventory.list_ids_by_serial", `SELECT id FROM inventory WHERE serial_key = ANY($1::bigint[]) AND serial = $2 LIMIT $3`)
 	qIDsByKey    = db.SQL("inventory.list_ids_by_key", `SELECT id FROM inventory WHERE spki_key = $1 AND spki_hash = $2 LIMIT $3`)
 	qIDsByHost   = db.SQL("inventory.list_ids_by_host", `SELECT inventory_id FROM endpoint WHERE rhost >= $1 AND rhost < $2
 		AND (rhost >= $3 OR rhost = $4) AND ($5::bigint = 0 OR port = $5::bigint) AND inventory_id IS NOT NULL LIMIT $6`)
@@ -381,7 +381,7 @@ func (s *Store) resolveIDs(ctx context.Context, c *conditions, f *Filter) error 
 		lookups = append(lookups, lookup{qIDByFingerprint, []any{f.Fingerprint}})
 	}
 	if f.Serial != "" {
-		lookups = append(lookups, lookup{qIDsBySerial, []any{serialKey(f.Serial), f.Serial, fewIDs}})
+		lookups = append(lookups, lookup{qIDsBySerial, []any{serialKeys(f.Serial), f.Serial, fewIDs}})
 	}
 	if f.SPKI != "" {
 		hash, err := unhex(f.SPKI)

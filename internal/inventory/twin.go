@@ -14,7 +14,7 @@ const Obtained = FromCA | FromImport | FromCloud | FromAgent | FromRenew
 
 var (
 	qTwins = db.SQL("inventory.list_by_serial", `SELECT d.der FROM inventory c JOIN inventory_der d ON d.inventory_id = c.id
-		WHERE c.serial_key = $1 AND c.serial = $2 AND (c.managed = 1 OR (c.source & $3) <> 0) LIMIT 100`)
+		WHERE c.serial_key = ANY($1::bigint[]) AND c.serial = $2 AND (c.managed = 1 OR (c.source & $3) <> 0) LIMIT 100`)
 	qNextName = db.SQL("inventory.next_obtained_name", `SELECT n.rname FROM inventory_name n JOIN inventory c ON c.id = n.inventory_id
 		WHERE n.rname > $1 AND (c.managed = 1 OR (c.source & $2) <> 0) ORDER BY n.rname LIMIT 1`)
 )
@@ -22,7 +22,7 @@ var (
 // ObtainedBySerial returns the bytes of certificates with a serial number that
 // were obtained by us or for us.
 func (s *Store) ObtainedBySerial(ctx context.Context, serial pki.Serial) ([][]byte, error) {
-	return db.List(ctx, s.db.Read(), qTwins, (*db.Row).Bytes, serialKey(serial.Hex()), serial.Hex(), int64(Obtained))
+	return db.List(ctx, s.db.Read(), qTwins, (*db.Row).Bytes, serialKeys(serial.Hex()), serial.Hex(), int64(Obtained))
 }
 
 // ObtainedDomains returns the domains of names in certificates that were

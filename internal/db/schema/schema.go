@@ -1,8 +1,6 @@
 // Package schema embeds the database schema as numbered, forward-only steps,
 // one file per engine: NNNN_name.sqlite.sql and NNNN_name.postgres.sql. A step
-// that has shipped is never edited; steps only add (expand, then contract). One that
-// changes rows begins with "-- Rows:" and changes nothing else, for what is restored
-// from an older dump needs it as well.
+// that has shipped is never edited; steps only add (expand, then contract).
 package schema
 
 import "embed"
