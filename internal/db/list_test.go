@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"chancery/internal/db"
 	"chancery/internal/db/dbtest"
@@ -21,16 +20,8 @@ var (
 // A list gives the same rows whether it has none, one or several elements, which
 // are three ways to run the statement.
 func TestLists(t *testing.T) {
-	dbtest.EachURL(t, func(t *testing.T, url string) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := context.Background()
-		d, err := db.Open(ctx, db.Config{URL: url})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { d.Close() })
-		if _, err := d.Migrate(ctx, time.Now()); err != nil {
-			t.Fatal(err)
-		}
 		if err := d.Write(ctx, func(tx *db.Tx) error {
 			for i, name := range []string{"a", "b", "c"} {
 				tx.Queue(qPut, nil, name, "v", int64(i+1))

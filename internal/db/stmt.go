@@ -55,8 +55,8 @@ var registry struct {
 func SQL(name, text string, opts ...Option) *Stmt {
 	s := &Stmt{Name: name, Text: text, sqlite: toSQLite(text)}
 	if s.list = onlyList(text); s.list > 0 {
-		text = reAny.ReplaceAllStringFunc(text, func(any string) string {
-			m := reAny.FindStringSubmatch(any)
+		text = reAny.ReplaceAllStringFunc(text, func(list string) string {
+			m := reAny.FindStringSubmatch(list)
 			return "= $" + m[1] + strings.TrimSuffix(m[2], "[]")
 		})
 		s.one = &Stmt{Name: name, Text: text, sqlite: toSQLite(text)}
@@ -86,18 +86,13 @@ func onlyList(text string) int {
 	if len(lists) == 0 {
 		return 0
 	}
-	uses := 0
+	uses := 0 // of the parameter of the first
 	for _, p := range reParam.FindAllStringSubmatch(text, -1) {
 		if p[1] == lists[0][1] {
 			uses++
 		}
 	}
-	for _, l := range lists {
-		if l[1] != lists[0][1] {
-			return 0
-		}
-	}
-	if uses != len(lists) {
+	if uses != len(lists) || slices.ContainsFunc(lists, func(l []string) bool { return l[1] != lists[0][1] }) {
 		return 0
 	}
 	n, _ := strconv.Atoi(lists[0][1]) // it matched \d+
