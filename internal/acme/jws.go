@@ -67,9 +67,14 @@ type shape struct {
 //
 // Errors: fault.BadSignatureAlgorithm (with the accepted list) when alg is
 // not accepted, fault.BadNonce when there is no nonce, else fault.Malformed.
-func ParseJWS(body []byte) (*JWS, error) {
-	return parseJWS(body, shape{nonceRequired: true, nonceAllowed: true, kid: true, jwk: true})
-}
+func ParseJWS(body []byte) (*JWS, error) { return parseJWS(body, requestShape) }
+
+// Parse is ParseJWS into j, and into the memory of mem as far as it has enough.
+// It keeps nothing of body.
+func (j *JWS) Parse(body, mem []byte) error { return j.parse(body, mem, requestShape) }
+
+// requestShape is that of an ACME request.
+var requestShape = shape{nonceRequired: true, nonceAllowed: true, kid: true, jwk: true}
 
 // flattened is the outer object. Any other member is refused, so an
 // unprotected "header" and a "signatures" array cannot stand.
@@ -92,10 +97,24 @@ type protected struct {
 }
 
 func parseJWS(body []byte, want shape) (*JWS, error) {
-	if j := parsePlain(body, want); j != nil {
-		return j, nil
+	j := new(JWS)
+	if err := j.parse(body, nil, want); err != nil {
+		return nil, err
 	}
-	return parseAny(body, want)
+	return j, nil
+}
+
+func (j *JWS) parse(body, mem []byte, want shape) error {
+	if j.parsePlain(body, mem, want) {
+		return nil
+	}
+	general, err := parseAny(body, want)
+	if err != nil {
+		*j = JWS{}
+		return err
+	}
+	*j = *general
+	return nil
 }
 
 // parseAny parses a message of any form.

@@ -56,9 +56,15 @@ func (s *scanner) plain() (from, to int, ok bool) {
 	return 0, 0, false
 }
 
+// span is a part of a scanner's text.
+type span struct{ from, to int }
+
 // members calls f with each member of an object of plain strings; it is false
 // for anything else, and when f is.
-func (s *scanner) members(f func(name []byte, from, to int) bool) bool {
+//
+// The name goes as its place, not as octets, for what goes to an unknown function
+// is put on the heap.
+func (s *scanner) members(f func(name span, from, to int) bool) bool {
 	if !s.next('{') {
 		return false
 	}
@@ -68,7 +74,7 @@ func (s *scanner) members(f func(name []byte, from, to int) bool) bool {
 			return false
 		}
 		from, to, ok := s.plain()
-		if !ok || !f(s.text[a:b], from, to) {
+		if !ok || !f(span{a, b}, from, to) {
 			return false
 		}
 		if s.next(',') {
@@ -82,17 +88,16 @@ func (s *scanner) members(f func(name []byte, from, to int) bool) bool {
 	}
 }
 
-// parsePlain parses a message signed with "kid" that has the usual form, or
-// returns nil.
-func parsePlain(body []byte, want shape) *JWS {
+// parsePlain parses a message signed with "kid" that has the usual form.
+func (j *JWS) parsePlain(body, mem []byte, want shape) bool {
 	if len(body) > MaxBody || want.mac || !want.kid || !want.nonceRequired {
-		return nil
+		return false
 	}
 	var protected, payload, signature []byte
 	s := scanner{text: body}
-	if !s.members(func(name []byte, from, to int) bool {
+	if !s.members(func(name span, from, to int) bool {
 		var into *[]byte
-		switch string(name) {
+		switch string(body[name.from:name.to]) {
 		case "protected":
 			into = &protected
 		case "payload":
@@ -106,27 +111,30 @@ func parsePlain(body []byte, want shape) *JWS {
 		*into = body[from:to]
 		return true
 	}) || payload == nil || len(protected) == 0 || len(signature) == 0 || len(protected) > maxProtected || len(signature) > maxSignature {
-		return nil
+		return false
 	}
-	return assemblePlain(protected, payload, signature)
+	return j.assemble(protected, payload, signature, mem)
 }
 
-// assemblePlain decodes payload and signature, and keeps what was signed, in one
-// piece of memory.
-func assemblePlain(protected, payload, signature []byte) *JWS {
+// assemble decodes payload and signature, and keeps what was signed, in one
+// piece of memory: mem, if it is large enough.
+func (j *JWS) assemble(protected, payload, signature, mem []byte) bool {
 	signed := len(protected) + 1 + len(payload)
 	n, m := strict.DecodedLen(len(payload)), strict.DecodedLen(len(signature))
 	head := strict.DecodedLen(len(protected))
-	mem := make([]byte, signed+n+m)
-	j := &JWS{signed: mem[:signed:signed], Payload: mem[signed : signed+n : signed+n], signature: mem[signed+n : signed+n+m : signed+n+m]}
+	if cap(mem) < signed+n+m {
+		mem = make([]byte, signed+n+m)
+	}
+	mem = mem[:signed+n+m]
+	*j = JWS{signed: mem[:signed:signed], Payload: mem[signed : signed+n : signed+n], signature: mem[signed+n : signed+n+m : signed+n+m]}
 	copy(mem, protected)
 	mem[len(protected)] = '.'
 	copy(mem[len(protected)+1:], payload)
 	if k, err := strict.Decode(j.Payload, payload); err != nil || k != n {
-		return nil
+		return false
 	}
 	if k, err := strict.Decode(j.signature, signature); err != nil || k != m {
-		return nil
+		return false
 	}
 	var small [512]byte // of a header with the usual URLs
 	raw := small[:]
@@ -134,10 +142,8 @@ func assemblePlain(protected, payload, signature []byte) *JWS {
 		raw = make([]byte, head)
 	}
 	raw = raw[:head]
-	if k, err := strict.Decode(raw, protected); err != nil || k != head || !j.Header.plain(raw) {
-		return nil
-	}
-	return j
+	k, err := strict.Decode(raw, protected)
+	return err == nil && k == head && j.Header.plain(raw)
 }
 
 // plain reads a header with exactly alg, nonce, url and kid.
@@ -146,10 +152,10 @@ func (h *Header) plain(raw []byte) bool {
 		return false
 	}
 	s, text, seen := scanner{text: raw}, string(raw), 0
-	ok := s.members(func(name []byte, from, to int) bool {
+	ok := s.members(func(name span, from, to int) bool {
 		seen++
 		value, first := text[from:to], false
-		switch string(name) {
+		switch text[name.from:name.to] {
 		case "alg":
 			first, h.Alg = h.Alg == "", Algorithm(value)
 		case "nonce":

@@ -184,7 +184,7 @@ func entries(ctx context.Context, in *looking) (found []Match, next string, err 
 	fits := func(patterns []string, kind audit.Kind) bool {
 		return slices.ContainsFunc(patterns, func(p string) bool { return glob(p, string(kind)) })
 	}
-	records, err := audit.Skim(ctx, in.db.Read(), seq, in.limit, func(k audit.Kind) bool { return fits(in.rule.Entries, k) || fits(in.rule.Clears, k) })
+	records, err := audit.Skim(ctx, in.db.Read(), nil, seq, in.limit, func(k audit.Kind) bool { return fits(in.rule.Entries, k) || fits(in.rule.Clears, k) })
 	for i := range records {
 		rec := &records[i]
 		seq = rec.Seq

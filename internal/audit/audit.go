@@ -19,6 +19,7 @@ import (
 	"encoding/json/v2"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"chancery/internal/db"
@@ -50,6 +51,8 @@ var (
 	qBegin    = db.SQL("audit.insert_head", `INSERT INTO journal_head (id, seq, hash) VALUES (1, 0, $1) ON CONFLICT DO NOTHING`)
 	qMove     = db.SQL("audit.move_head", `UPDATE journal_head SET seq = $2, hash = $3 WHERE id = 1 AND seq = $1`)
 	qFollow   = db.SQL("audit.follow_entries", `SELECT seq, hash, id, at, kind, actor, subject, data FROM journal
+		WHERE seq > $1 ORDER BY seq LIMIT $2`)
+	qLeaves = db.SQL("audit.list_leaves", `SELECT seq, id, at, kind, actor, subject, data FROM journal
 		WHERE seq > $1 ORDER BY seq LIMIT $2`)
 	qSkim = db.SQL("audit.skim_entries", `SELECT seq, kind, subject, hash, id, at, actor, data FROM journal
 		WHERE seq > $1 ORDER BY seq LIMIT $2`)
@@ -89,30 +92,71 @@ type Record struct {
 	Hash    []byte    `json:"hash"` // of this entry and all before it
 }
 
-func scanWaiting(r *db.Row) Record {
-	return Record{ID: r.Text(), At: r.Time(), Kind: Kind(r.Word()), Actor: r.Text(), Subject: r.Text(), Data: r.Text()}
+// scan reads the fields of an entry, beside its place.
+func (r *Record) scan(row *db.Row) {
+	r.ID, r.At, r.Kind, r.Actor, r.Subject, r.Data = row.Text(), row.Time(), Kind(row.Word()), row.Text(), row.Text(), row.Text()
 }
 
 func scanRecord(r *db.Row) Record {
-	seq, hash := r.Int64(), r.Bytes()
-	rec := scanWaiting(r)
-	rec.Seq, rec.Hash = seq, hash
+	rec := Record{Seq: r.Int64(), Hash: r.Bytes()}
+	rec.scan(r)
 	return rec
 }
 
-// chain returns the hash of rec behind prev: SHA-256 over prev and every field,
-// each with its length, so that no two records share an encoding.
-func chain(prev []byte, seq int64, rec *Record) []byte {
+// chain returns the hash of an entry behind prev: SHA-256 over prev, its place
+// and its fields.
+func chain(prev []byte, seq int64, fields []byte) []byte {
 	var small [512]byte
 	b := append(small[:0], prev...)
 	b = binary.BigEndian.AppendUint64(b, uint64(seq))
-	b = binary.BigEndian.AppendUint64(b, uint64(rec.At.UnixMilli()))
-	for _, s := range [...]string{rec.ID, string(rec.Kind), rec.Actor, rec.Subject, rec.Data} {
+	sum := sha256.Sum256(append(b, fields...))
+	return sum[:]
+}
+
+// appendFields appends every field of rec, each with its length, so that no two
+// records share an encoding.
+func (r *Record) appendFields(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(r.At.UnixMilli()))
+	for _, s := range [...]string{r.ID, string(r.Kind), r.Actor, r.Subject, r.Data} {
 		b = binary.BigEndian.AppendUint64(b, uint64(len(s)))
 		b = append(b, s...)
 	}
-	sum := sha256.Sum256(b)
-	return sum[:]
+	return b
+}
+
+// unplaced are entries that wait for their place, with their fields as
+// Record.appendFields writes them, one behind the other.
+type unplaced struct {
+	fields  []byte
+	entries []struct {
+		id   string
+		end  int // of its fields
+		seq  int64
+		hash []byte
+	}
+}
+
+var unplaceds = sync.Pool{New: func() any { return new(unplaced) }}
+
+// add takes an entry of qWaiting.
+func (u *unplaced) add(r *db.Row) error {
+	id := r.Text()
+	b := binary.BigEndian.AppendUint64(u.fields, uint64(r.Time().UnixMilli()))
+	b = binary.BigEndian.AppendUint64(b, uint64(len(id)))
+	b = append(b, id...)
+	for range 4 {
+		from := len(b) + 8
+		b = r.AppendText(append(b, 0, 0, 0, 0, 0, 0, 0, 0))
+		binary.BigEndian.PutUint64(b[from-8:], uint64(len(b)-from))
+	}
+	u.fields = b
+	u.entries = append(u.entries, struct {
+		id   string
+		end  int
+		seq  int64
+		hash []byte
+	}{id: id, end: len(b)})
+	return nil
 }
 
 // genesis is the hash before the first entry.
@@ -128,26 +172,28 @@ var errMoved = errors.New("journal head moved")
 // returns how many. Any number of replicas may call it; the head moves only
 // once per position.
 func Sequence(ctx context.Context, d *db.DB, limit int) (placed int, err error) {
+	u := unplaceds.Get().(*unplaced)
+	defer unplaceds.Put(u)
 	err = d.Write(ctx, func(tx *db.Tx) error {
 		placed = 0
-		waiting, err := db.List(ctx, tx, qWaiting, scanWaiting, limit)
-		if err != nil || len(waiting) == 0 {
+		u.fields, u.entries = u.fields[:0], u.entries[:0]
+		if err := tx.All(ctx, qWaiting, u.add, limit); err != nil || len(u.entries) == 0 {
 			return err
 		}
 		seq, hash, err := head(ctx, tx)
 		if err != nil {
 			return err
 		}
-		from, once := seq, db.ExactlyOne(errMoved)
-		for i := range waiting {
-			rec := &waiting[i]
+		from, start, once := seq, 0, db.ExactlyOne(errMoved)
+		for i := range u.entries {
+			e := &u.entries[i]
 			seq++
-			hash = chain(hash, seq, rec)
-			rec.Seq, rec.Hash = seq, hash
-			tx.Queue(qPlace, once, &rec.ID, &rec.Seq, &rec.Hash)
+			hash = chain(hash, seq, u.fields[start:e.end])
+			e.seq, e.hash, start = seq, hash, e.end
+			tx.Queue(qPlace, once, &e.id, &e.seq, &e.hash)
 		}
 		tx.Queue(qMove, once, from, seq, hash)
-		placed = len(waiting)
+		placed = len(u.entries)
 		return nil
 	})
 	if errors.Is(err, errMoved) || errors.Is(err, db.ErrConflict) {
@@ -189,9 +235,10 @@ func Follow(ctx context.Context, q db.Q, seq int64, limit int) ([]Record, error)
 }
 
 // Skim is Follow for those who act on some kinds of entries only: the others
-// have nothing but Seq, Kind and Subject.
-func Skim(ctx context.Context, q db.Q, seq int64, limit int, whole func(Kind) bool) ([]Record, error) {
-	return db.List(ctx, q, qSkim, func(r *db.Row) Record {
+// have nothing but Seq, Kind and Subject. The entries are in the memory of page,
+// which may be nil.
+func Skim(ctx context.Context, q db.Q, page []Record, seq int64, limit int, whole func(Kind) bool) ([]Record, error) {
+	return db.AppendList(ctx, q, page[:0], qSkim, func(r *db.Row) Record {
 		rec := Record{Seq: r.Int64(), Kind: Kind(r.Word()), Subject: r.Text()}
 		if whole(rec.Kind) {
 			rec.Hash, rec.ID, rec.At, rec.Actor, rec.Data = r.Bytes(), r.Text(), r.Time(), r.Text(), r.Text()
@@ -221,7 +268,8 @@ func BySubjects(ctx context.Context, q db.Q, subjects []string) (map[string][]Re
 // are few: the sequencer runs several times a second.
 func Waiting(ctx context.Context, q db.Q, f func(*Record) error) error {
 	return q.All(ctx, qUnplaced, func(r *db.Row) error {
-		rec := scanWaiting(r)
+		var rec Record
+		rec.scan(r)
 		return f(&rec)
 	})
 }

@@ -62,11 +62,11 @@ func TestChainVerifiesAndFollowHasNoGaps(t *testing.T) {
 		if err != nil || len(page) != 6 || page[0].Seq != 5 || page[0].Data != `{"n":4}` {
 			t.Fatalf("%+v %v", page, err)
 		}
-		skimmed, err := audit.Skim(ctx, d.Read(), 4, 100, func(k audit.Kind) bool { return k == "test.add" })
+		skimmed, err := audit.Skim(ctx, d.Read(), nil, 4, 100, func(k audit.Kind) bool { return k == "test.add" })
 		if diff := cmp.Diff(page, skimmed); err != nil || diff != "" {
 			t.Fatalf("whole entries differ: %s %v", diff, err)
 		}
-		skimmed, err = audit.Skim(ctx, d.Read(), 4, 2, func(audit.Kind) bool { return false })
+		skimmed, err = audit.Skim(ctx, d.Read(), skimmed, 4, 2, func(audit.Kind) bool { return false })
 		want := []audit.Record{{Seq: 5, Kind: "test.add", Subject: "thing:4"}, {Seq: 6, Kind: "test.add", Subject: "thing:5"}}
 		if diff := cmp.Diff(want, skimmed); err != nil || diff != "" {
 			t.Fatalf("of entries that nobody wants: %s %v", diff, err)

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json/jsontext"
 	"encoding/json/v2"
 	"fmt"
@@ -22,19 +23,36 @@ type leaf struct {
 	Data    jsontext.Value `json:"data"`
 }
 
+// leafEncoder makes leaves, one after the other in the same memory.
+type leafEncoder struct {
+	leaf leaf
+	out  bytes.Buffer
+	json *jsontext.Encoder
+}
+
+func newLeafEncoder() *leafEncoder {
+	e := new(leafEncoder)
+	e.json = jsontext.NewEncoder(&e.out, jsontext.PreserveRawStrings(true))
+	return e
+}
+
+// encode returns Record.Leaf of r until the next call.
+func (e *leafEncoder) encode(r *Record) ([]byte, error) {
+	e.leaf = leaf{r.Seq, r.ID, r.At.UTC(), r.Kind, r.Actor, r.Subject, append(e.leaf.Data[:0], r.Data...)}
+	e.out.Reset()
+	if err := json.MarshalEncode(e.json, &e.leaf); err != nil {
+		return nil, fmt.Errorf("encode journal entry %d: %w", r.Seq, err)
+	}
+	return bytes.TrimSuffix(e.out.Bytes(), []byte{'\n'}), nil
+}
+
+// hash returns the hash of the leaf of r.
+func (e *leafEncoder) hash(r *Record) (tlog.Hash, error) {
+	b, err := e.encode(r)
+	return tlog.RecordHash(b), err
+}
+
 // Leaf returns the line of JSON, without a line feed, that stands for a placed
 // entry: the data of its Merkle tree leaf (RFC 6962 section 2.1) and the line
 // of an export.
-func (r *Record) Leaf() ([]byte, error) {
-	b, err := json.Marshal(leaf{r.Seq, r.ID, r.At.UTC(), r.Kind, r.Actor, r.Subject, jsontext.Value(r.Data)}, jsontext.PreserveRawStrings(true))
-	if err != nil {
-		return nil, fmt.Errorf("encode journal entry %d: %w", r.Seq, err)
-	}
-	return b, nil
-}
-
-// leafHash returns the hash of the leaf of r.
-func (r *Record) leafHash() (tlog.Hash, error) {
-	b, err := r.Leaf()
-	return tlog.RecordHash(b), err
-}
+func (r *Record) Leaf() ([]byte, error) { return newLeafEncoder().encode(r) }

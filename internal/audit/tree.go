@@ -108,20 +108,18 @@ func scanHash(r *db.Row) (h tlog.Hash) {
 // leafHashes returns the leaf hashes of up to nodeWidth entries from leaf first
 // on.
 func leafHashes(ctx context.Context, q db.Q, first int64) ([]tlog.Hash, error) {
-	recs, err := Follow(ctx, q, first, nodeWidth)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]tlog.Hash, len(recs))
-	for i := range recs {
-		if recs[i].Seq != first+int64(i)+1 {
-			return nil, fmt.Errorf("%w: entry %d is missing", errTree, first+int64(i)+1)
+	out, enc := make([]tlog.Hash, 0, nodeWidth), newLeafEncoder()
+	err := q.All(ctx, qLeaves, func(r *db.Row) error {
+		rec := Record{Seq: r.Int64()}
+		rec.scan(r)
+		if want := first + int64(len(out)) + 1; rec.Seq != want {
+			return fmt.Errorf("%w: entry %d is missing", errTree, want)
 		}
-		if out[i], err = recs[i].leafHash(); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+		h, err := enc.hash(&rec)
+		out = append(out, h)
+		return err
+	}, first, nodeWidth)
+	return out, err
 }
 
 // extend stores up to limit nodes that size entries have completed and returns

@@ -66,6 +66,8 @@ type verifier struct {
 	tree *tree
 	rep  Report
 	hash []byte
+
+	fields []byte // of the entry at hand
 }
 
 func (v *verifier) part(after int64) (Report, error) {
@@ -110,7 +112,7 @@ func (v *verifier) begin() (err error) {
 
 // chain recomputes the hashes of the entries and of the nodes of level 1.
 func (v *verifier) chain() error {
-	stop := v.rep.Entries + VerifyStep
+	stop, enc := v.rep.Entries+VerifyStep, newLeafEncoder()
 	for v.rep.Entries < stop {
 		recs, err := Follow(v.ctx, v.q, v.rep.Entries, nodeWidth)
 		if err != nil || len(recs) == 0 {
@@ -122,11 +124,12 @@ func (v *verifier) chain() error {
 			if rec.Seq != want {
 				return v.problem("entry %d is missing: the next one is %d", want, rec.Seq)
 			}
-			v.hash = chain(v.hash, want, rec)
+			v.fields = rec.appendFields(v.fields[:0])
+			v.hash = chain(v.hash, want, v.fields)
 			if string(v.hash) != string(rec.Hash) {
 				return v.problem("entry %d (%s, %s) does not match its hash: it, or one before it, was changed", want, rec.ID, rec.Kind)
 			}
-			if leaves[i], err = rec.leafHash(); err != nil {
+			if leaves[i], err = enc.hash(rec); err != nil {
 				return v.problem("entry %d (%s, %s) cannot be encoded: it was changed", want, rec.ID, rec.Kind)
 			}
 			v.rep.Entries++

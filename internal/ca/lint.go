@@ -141,9 +141,12 @@ func (s LintSet) check(der []byte, of modelKey) error {
 		return err
 	}
 	if known, ok := l.models.Load(of); ok {
-		if cert, usual := known.(*model).like(der); usual {
+		m := known.(*model)
+		cert := m.copies.Get().(*x509.Certificate)
+		defer m.copies.Put(cert)
+		if like, usual := m.like(cert, der); like && usual {
 			return refusal(run(l.few, cert))
-		} else if cert != nil {
+		} else if like {
 			return refusal(run(l.some, cert))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/zmap/zcrypto/encoding/asn1"
@@ -46,7 +47,8 @@ type model struct {
 	cert       *x509.Certificate // never linted: parsed certificates keep caches
 	parts      parts
 	extensions []rawExtension
-	ids        []string // of the extensions, dotted
+	ids        []string  // of the extensions, dotted
+	copies     sync.Pool // of *x509.Certificate that like has filled
 	// No lint of the set takes effect or ends between the two.
 	from, until time.Time
 }
@@ -152,7 +154,7 @@ func newModel(der []byte, from, until time.Time) *model {
 	if err != nil {
 		return nil
 	}
-	m := &model{cert: cert, from: from, until: until}
+	m := &model{cert: cert, from: from, until: until, copies: sync.Pool{New: func() any { return new(x509.Certificate) }}}
 	var ok bool
 	if m.parts, ok = split(der); !ok {
 		return nil
@@ -170,29 +172,34 @@ func newModel(der []byte, from, until time.Time) *model {
 	for _, e := range cert.Extensions {
 		m.ids = append(m.ids, e.Id.String())
 	}
-	if c, _ := m.like(der); c == nil {
+	if like, _ := m.like(new(x509.Certificate), der); !like {
 		return nil
 	}
 	return m
 }
 
-// like returns der parsed, if it differs from the model only where it may, and
-// whether it is usual.
-func (m *model) like(der []byte) (c *x509.Certificate, usual bool) {
+// like parses der into c, which is new or one that this model filled before, and
+// reports whether it differs from the model only where it may, and whether it is
+// usual. Otherwise c holds nothing of use.
+func (m *model) like(c *x509.Certificate, der []byte) (like, usual bool) {
 	p, ok := split(der)
 	w := &m.parts
 	if !ok || !bytes.Equal(p.version, w.version) || !bytes.Equal(p.algorithm, w.algorithm) || !bytes.Equal(p.outer, w.outer) ||
 		!bytes.Equal(p.issuer, w.issuer) || !bytes.Equal(p.keyAlgorithm, w.keyAlgorithm) || bytes.Equal(p.subject, p.issuer) {
-		return nil, false
+		return false, false
 	}
-	c = new(x509.Certificate)
+	extensions, ids := c.Extensions, c.ExtensionsMap
 	*c = *m.cert
+	c.Extensions, c.ExtensionsMap = append(extensions[:0], m.cert.Extensions...), ids
+	if ids == nil {
+		c.ExtensionsMap = maps.Clone(m.cert.ExtensionsMap)
+	}
 	c.Raw, c.RawTBSCertificate, c.RawSubjectPublicKeyInfo, c.RawSubject, c.RawIssuer = der, p.tbs, p.key, p.subject, p.issuer
 	c.Signature = p.signature
 	if !m.period(c, &p) || !serial(c, p.serial) || !m.subject(c, p.subject) || !m.extend(c, p.extensions) || !m.key(c, p.key) {
-		return nil, false
+		return false, false
 	}
-	return c, bytes.Equal(p.subject, w.subject) && !slices.ContainsFunc(c.DNSNames, notPlainName)
+	return true, bytes.Equal(p.subject, w.subject) && !slices.ContainsFunc(c.DNSNames, notPlainName)
 }
 
 // notPlainName reports whether a name needs a closer look: it is not one of
@@ -294,9 +301,9 @@ func (m *model) subject(c *x509.Certificate, der []byte) bool {
 	return true
 }
 
-// extend reads the extensions whose values differ from the model's.
+// extend reads the extensions, which are those of the model, in its order, and
+// whose values differ where they may: all entries of ExtensionsMap are set.
 func (m *model) extend(c *x509.Certificate, rest cryptobyte.String) bool {
-	c.Extensions, c.ExtensionsMap = slices.Clone(m.cert.Extensions), maps.Clone(m.cert.ExtensionsMap)
 	for i := range m.extensions {
 		x, ok := nextExtension(&rest)
 		if !ok || !bytes.Equal(x.head, m.extensions[i].head) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -108,6 +109,17 @@ func (r *Row) Text() string {
 		return r.lite.ColumnText(c)
 	}
 	return string(r.pg[c])
+}
+
+// AppendText appends the next column, text, to b; NULL is nothing.
+func (r *Row) AppendText(b []byte) []byte {
+	c := r.next()
+	if r.lite == nil {
+		return append(b, r.pg[c]...)
+	}
+	n := r.lite.ColumnLen(c)
+	b = slices.Grow(b, n)
+	return b[:len(b)+r.lite.ColumnBytes(c, b[len(b):len(b)+n])]
 }
 
 // maxWords bounds what Word keeps, in values and in octets of each.

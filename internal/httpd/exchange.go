@@ -27,6 +27,7 @@ type exchange struct {
 	unknown int   // 404 or 405 that the mux wanted to write as plain text
 	err     error // what went wrong, for the log
 	span    *obs.Span
+	scratch *scratch // nil until some is wanted
 
 	values [8]string // of headers of the answer that have one value
 	used   int

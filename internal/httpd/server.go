@@ -208,6 +208,7 @@ func (x *exchange) finish() {
 	}
 	x.trace()
 	x.log(d)
+	x.release()
 	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p) // how std handlers drop a connection on purpose
 	}

@@ -153,7 +153,7 @@ func crlExtensions(issuer IssuerInfo, crl *CRL) []byte {
 	b = appendExtension(b, oidCRLNumber, false, appendUint(nil, crl.Number))
 	var idp []byte
 	if crl.IDPURL != "" {
-		idp = distributionPointName(crl.IDPURL)
+		idp = appendPointName(nil, crl.IDPURL)
 	}
 	if crl.OnlyUserCerts {
 		idp = append(idp, context(1), 1, 0xff)

@@ -74,6 +74,17 @@ func appendTLV(dst []byte, tag byte, parts ...[]byte) []byte {
 	return dst
 }
 
+// enclose makes an element of what stands in b from from on.
+func enclose(b []byte, from int, tag byte) []byte {
+	n := len(b) - from
+	var room [6]byte
+	header := appendHeader(room[:0], tag, n)
+	b = append(b, header...)
+	copy(b[from+len(header):], b[from:from+n])
+	copy(b[from:], header)
+	return b
+}
+
 // tlv returns a new element whose content is the parts in order.
 func tlv(tag byte, parts ...[]byte) []byte {
 	n := 0

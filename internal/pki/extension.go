@@ -146,6 +146,22 @@ func appendExtension(dst []byte, oid string, critical bool, value []byte) []byte
 	return appendTLV(dst, tagOctetString, value)
 }
 
+// openExtension appends what comes before the value of an Extension, which
+// closeExtension completes.
+func openExtension(dst []byte, oid string, critical bool) (b []byte, value int) {
+	dst = appendString(dst, tagOID, oid)
+	if critical {
+		dst = append(dst, tagBoolean, 1, 0xff)
+	}
+	return dst, len(dst)
+}
+
+// closeExtension makes an Extension of what was opened at from and of the value
+// that follows.
+func closeExtension(b []byte, from, value int) []byte {
+	return enclose(enclose(b, value, tagOctetString), from, tagSequence)
+}
+
 // appendExtra appends extensions that the caller encoded.
 func appendExtra(dst []byte, extra []pkix.Extension) ([]byte, error) {
 	for _, e := range extra {
@@ -250,28 +266,34 @@ func appendAccess(dst []byte, method, url string) []byte {
 	return appendString(appendOID(dst, method), context(nameURI), url)
 }
 
-// crlPointsExtension writes one DistributionPoint per URL.
-func crlPointsExtension(urls []string) []byte {
+// appendCRLPoints appends cRLDistributionPoints with one DistributionPoint per
+// URL, or nothing without any.
+func appendCRLPoints(dst []byte, urls ...string) []byte {
 	if len(urls) == 0 {
-		return nil
+		return dst
 	}
-	var list []byte
+	from := len(dst)
+	dst, value := openExtension(dst, oidCRLPoints, false)
 	for _, u := range urls {
-		list = appendTLV(list, tagSequence, distributionPointName(u))
+		point := len(dst)
+		dst = enclose(appendPointName(dst, u), point, tagSequence)
 	}
-	return appendExtension(nil, oidCRLPoints, false, tlv(tagSequence, list))
+	return closeExtension(enclose(dst, value, tagSequence), from, value)
 }
 
-// distributionPointName encodes "distributionPoint [0]" with a fullName of
-// one URL. A certificate and the CRL for it must hold the same bytes here.
-func distributionPointName(url string) []byte {
-	return tlv(contextConstructed(0), tlv(contextConstructed(0), tlv(context(nameURI), []byte(url))))
+// appendPointName appends "distributionPoint [0]" with a fullName of one URL. A
+// certificate and the CRL for it must hold the same bytes here.
+func appendPointName(dst []byte, url string) []byte {
+	from := len(dst)
+	dst = appendString(dst, context(nameURI), url)
+	return enclose(enclose(dst, from, contextConstructed(0)), from, contextConstructed(0))
 }
 
 // appendSAN appends the subjectAltName extension, in the order of ids. It is
 // critical when the subject is empty (RFC 5280 section 4.2.1.6).
 func appendSAN(dst []byte, ids []Identifier, critical bool) ([]byte, error) {
-	list := make([]byte, 0, 32*len(ids))
+	from := len(dst)
+	list, value := openExtension(dst, oidSAN, critical)
 	for _, id := range ids {
 		switch id.Type {
 		case TNAuthList: // has an extension of its own
@@ -301,8 +323,8 @@ func appendSAN(dst []byte, ids []Identifier, critical bool) ([]byte, error) {
 			return nil, fmt.Errorf("identifier %s is of an unknown type", id)
 		}
 	}
-	if len(list) == 0 {
+	if len(list) == value {
 		return dst, nil
 	}
-	return appendExtension(dst, oidSAN, critical, tlv(tagSequence, list)), nil
+	return closeExtension(enclose(list, value, tagSequence), from, value), nil
 }

@@ -18,24 +18,20 @@ const pemCertificate = "CERTIFICATE"
 func EncodeChain(certificates ...[]byte) []byte {
 	n := 0
 	for _, der := range certificates {
-		n += pemLength(der)
+		n += PEMLength(der)
 	}
 	b := make([]byte, 0, n)
 	for _, der := range certificates {
-		b = appendPEM(b, der)
+		b = AppendCertificate(b, der)
 	}
 	return b
 }
 
-// PrependCertificate returns a certificate in PEM and a chain that is PEM already.
-func PrependCertificate(der []byte, chain []byte) []byte {
-	return append(appendPEM(make([]byte, 0, pemLength(der)+len(chain)), der), chain...)
-}
+// PEMLength is at least the length of the DER of a certificate in PEM.
+func PEMLength(der []byte) int { return len(der)*4/3 + len(der)/pemLine + 64 }
 
-// pemLength is at least the length of der in PEM.
-func pemLength(der []byte) int { return len(der)*4/3 + len(der)/pemLine + 64 }
-
-func appendPEM(b, der []byte) []byte {
+// AppendCertificate appends a certificate in PEM.
+func AppendCertificate(b, der []byte) []byte {
 	b = append(b, "-----BEGIN "+pemCertificate+"-----\n"...)
 	for line := range slices.Chunk(der, pemLine) {
 		b = append(base64.StdEncoding.AppendEncode(b, line), '\n')

@@ -19,7 +19,7 @@ func TestChainRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(string(want), string(text)); diff != "" {
 		t.Error(diff)
 	}
-	if got := string(PrependCertificate(a, EncodeChain(b))); got != string(want) {
+	if got := string(append(AppendCertificate(nil, a), EncodeChain(b)...)); got != string(want) {
 		t.Errorf("with a certificate before the chain:\n%s", got)
 	}
 	for _, in := range [][]byte{text, append([]byte("subject=CN = a\n"), text...), bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))} {

@@ -119,7 +119,7 @@ func NewEncoder(issuer IssuerInfo, spec CertSpec) (*Encoder, error) {
 		usageRSA: keyUsageExtension(spec.KeyUsage),
 		purposes: append(purposes, basicConstraintsExtension(&spec)...),
 		policies: policies,
-		crl:      crlPointsExtension(spec.CRLURLs),
+		crl:      appendCRLPoints(nil, spec.CRLURLs...),
 	}
 	e.authority = append(authorityKeyExtension(issuer.KeyID), accessExtension(spec.OCSPURLs, spec.IssuerURLs)...)
 	e.mustStaple = appendExtension(nil, oidTLSFeature, false, []byte(tlsFeatureStatusRequest))
@@ -165,18 +165,22 @@ func (e *Encoder) TBS(leaf Leaf) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode certificate: %w", err)
 	}
-	extensions, err := e.extensions(&leaf, len(subject) == len(emptyName))
-	if err != nil {
+	b := make([]byte, 0, tbsRoom+len(e.issuer)+len(leaf.SPKI)+32*len(leaf.Identifiers))
+	b = append(b, version3...)
+	b = appendHeader(b, tagInteger, len(leaf.Serial))
+	b = append(append(b, leaf.Serial...), e.issuer...)
+	period := len(b)
+	b = enclose(appendTime(appendTime(b, leaf.NotBefore), leaf.NotAfter), period, tagSequence)
+	b = append(append(b, subject...), leaf.SPKI...)
+	if b, err = e.appendExtensions(b, &leaf, len(subject) == len(emptyName)); err != nil {
 		return nil, fmt.Errorf("encode certificate: %w", err)
 	}
-	var small [64]byte
-	serial := appendString(small[:0], tagInteger, string(leaf.Serial))
-	var times [2 * generalizedTimeLen]byte
-	validity := appendTime(appendTime(times[:0], leaf.NotBefore), leaf.NotAfter)
-	var head [8]byte
-	period := appendHeader(head[:0], tagSequence, len(validity))
-	return tlv(tagSequence, []byte(version3), serial, e.issuer, period, validity, subject, leaf.SPKI, extensions), nil
+	return enclose(b, 0, tagSequence), nil
 }
+
+// tbsRoom is what a TBSCertificate usually takes, in octets, beside the name of
+// its issuer, its key and its names.
+const tbsRoom = 640
 
 func (e *Encoder) check(leaf *Leaf) error {
 	switch {
@@ -196,13 +200,14 @@ func (e *Encoder) check(leaf *Leaf) error {
 	return nil
 }
 
-// extensions returns "[3] EXPLICIT Extensions".
-func (e *Encoder) extensions(leaf *Leaf, subjectEmpty bool) ([]byte, error) {
+// appendExtensions appends "[3] EXPLICIT Extensions", or nothing if there are
+// none.
+func (e *Encoder) appendExtensions(b []byte, leaf *Leaf, subjectEmpty bool) ([]byte, error) {
 	rsa, err := isRSA(leaf.SPKI)
 	if err != nil {
 		return nil, err
 	}
-	b := make([]byte, 0, 512)
+	from := len(b)
 	if rsa {
 		b = append(b, e.usageRSA...)
 	} else {
@@ -214,7 +219,10 @@ func (e *Encoder) extensions(leaf *Leaf, subjectEmpty bool) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		b = appendExtension(b, oidSubjectKeyID, false, tlv(tagOctetString, id))
+		start := len(b)
+		var value int
+		b, value = openExtension(b, oidSubjectKeyID, false)
+		b = closeExtension(append(appendHeader(b, tagOctetString, len(id)), id...), start, value)
 	}
 	b = append(b, e.authority...)
 	if b, err = appendSAN(b, leaf.Identifiers, subjectEmpty); err != nil {
@@ -225,7 +233,7 @@ func (e *Encoder) extensions(leaf *Leaf, subjectEmpty bool) ([]byte, error) {
 	}
 	b = append(b, e.policies...)
 	if leaf.CRLShardURL != "" {
-		b = append(b, crlPointsExtension([]string{leaf.CRLShardURL})...)
+		b = appendCRLPoints(b, leaf.CRLShardURL)
 	} else {
 		b = append(b, e.crl...)
 	}
@@ -233,10 +241,10 @@ func (e *Encoder) extensions(leaf *Leaf, subjectEmpty bool) ([]byte, error) {
 		b = append(b, e.mustStaple...)
 	}
 	b = append(b, e.noCheck...)
-	if b, err = appendExtra(b, leaf.ExtraExtensions); err != nil || len(b) == 0 {
-		return nil, err
+	if b, err = appendExtra(b, leaf.ExtraExtensions); err != nil || len(b) == from {
+		return b, err
 	}
-	return tlv(contextConstructed(3), tlv(tagSequence, b)), nil
+	return enclose(enclose(b, from, tagSequence), from, contextConstructed(3)), nil
 }
 
 // subject returns the DER Name of the subject.

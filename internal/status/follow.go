@@ -59,10 +59,11 @@ func (s *Service) follow(ctx context.Context) (n loop.Count, err error) {
 	if s.seq < 0 {
 		return n, s.load(ctx, started)
 	}
-	page, err := audit.Skim(ctx, s.db.Read(), s.seq, followPage, ca.SpeaksOfMany)
+	page, err := audit.Skim(ctx, s.db.Read(), s.page, s.seq, followPage, ca.SpeaksOfMany)
 	if err != nil {
 		return n, fmt.Errorf("follow journal: %w", err)
 	}
+	s.page = page
 	if err := s.apply(ctx, page); err != nil {
 		return n, err
 	}

@@ -70,7 +70,7 @@ func (s *Service) planPurges(ctx context.Context) (n loop.Count, err error) {
 		if err != nil {
 			return fmt.Errorf("position %q is not a number", at)
 		}
-		page, err := audit.Skim(ctx, tx, seq, followPage, ca.SpeaksOfMany)
+		page, err := audit.Skim(ctx, tx, nil, seq, followPage, ca.SpeaksOfMany)
 		if err != nil || len(page) == 0 {
 			return err
 		}

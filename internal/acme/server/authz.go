@@ -285,7 +285,7 @@ func (s *Server) postAuthz(m *message) (*httpd.Reply, error) {
 		}
 	}
 	running := s.running(&z)
-	r := object(http.StatusOK, z.object(m.ca, m.now, running))
+	r := object(m.Request, http.StatusOK, z.object(m.ca, m.now, running))
 	if running != "" {
 		r.RetryAfter = time.Second
 	}
@@ -363,7 +363,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 			return nil, err
 		}
 		m.SetHeader("Location", m.ca.authzURL(z.ID))
-		return object(http.StatusOK, full.object(m.ca, m.now, "")), nil
+		return object(m.Request, http.StatusOK, full.object(m.ca, m.now, "")), nil
 	}
 	if err := charges(m.now, with(nil, s.limits.OrdersPerAccount, m.acct.ID, 1)); err != nil {
 		err = ofAccount{err}
@@ -387,5 +387,5 @@ func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
 		return nil, wrap("store authorization", err)
 	}
 	m.SetHeader("Location", m.ca.authzURL(z.ID))
-	return object(http.StatusCreated, z.object(m.ca, m.now, "")), nil
+	return object(m.Request, http.StatusCreated, z.object(m.ca, m.now, "")), nil
 }

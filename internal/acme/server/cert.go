@@ -81,7 +81,8 @@ func (s *Server) chain(r *httpd.Request, a *authority, id string, c *ca.Delivery
 	}
 	switch accepted(r.Header.Values("Accept")) {
 	case typeChain:
-		return httpd.Bytes(typeChain, pki.PrependCertificate(c.DER, auth.Chains[which])), nil
+		chain := auth.Chains[which]
+		return httpd.Bytes(typeChain, append(pki.AppendCertificate(r.Scratch(pki.PEMLength(c.DER)+len(chain)), c.DER), chain...)), nil
 	case typeDER:
 		link(r, s.cfg.Issuer.URLs().Issuer(auth), "up")
 		return httpd.Bytes(typeDER, c.DER), nil

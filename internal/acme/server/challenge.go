@@ -107,7 +107,7 @@ func (s *Server) postChallenge(m *message) (*httpd.Reply, error) {
 		}
 	}
 	o := c.object(m.ca, &z, running)
-	r := object(http.StatusOK, &o)
+	r := object(m.Request, http.StatusOK, &o)
 	if o.Status == acme.ChallengeProcessing {
 		r.RetryAfter = time.Second
 	}

@@ -66,7 +66,7 @@ func (s *Server) bind(m *message, sent jsontext.Value) (*binding, error) {
 		}
 		return nil, nil
 	}
-	kid, err := acme.VerifyEAB(m.jws, m.key, sent, func(kid string) ([]byte, error) {
+	kid, err := acme.VerifyEAB(&m.jws, m.key, sent, func(kid string) ([]byte, error) {
 		return s.eabSecret(m.ctx, kid, m.ca.name, m.now)
 	})
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"chancery/internal/acme"
@@ -36,7 +35,7 @@ type message struct {
 	ctx  context.Context
 	now  time.Time
 	ca   *authority
-	jws  *acme.JWS
+	jws  acme.JWS // in memory of the request
 	key  *acme.PublicKey
 	acct *account      // nil when the key itself signed
 	idle time.Duration // that it waited for others
@@ -124,25 +123,13 @@ func (s *Server) admit(m *message, who signer) error {
 	return m.jws.Verify(m.key)
 }
 
-// bodies are buffers that requests were read into.
-var bodies = sync.Pool{New: func() any { return new([]byte) }}
-
-// keptBody bounds the buffers that are kept: most requests have under 2 KB.
-const keptBody = 4 << 10
-
-// readJWS reads and parses the body. A parsed message keeps nothing of it.
-func (s *Server) readJWS(m *message) (err error) {
-	buf := bodies.Get().(*[]byte)
-	defer bodies.Put(buf)
-	body, err := m.ReadBodyTo(*buf, s.cfg.MaxBody)
+// readJWS reads and parses the body, in memory that ends with the request.
+func (s *Server) readJWS(m *message) error {
+	body, err := m.ReadBodyTo(m.Scratch(int(min(max(m.ContentLength, 0), s.cfg.MaxBody))+1), s.cfg.MaxBody)
 	if err != nil {
 		return err
 	}
-	if cap(body) <= keptBody {
-		*buf = body
-	}
-	m.jws, err = acme.ParseJWS(body)
-	return err
+	return m.jws.Parse(body, m.Scratch(2*len(body)))
 }
 
 // sameURL compares the signed URL with that of the request, byte for byte
@@ -286,8 +273,8 @@ func link(r *httpd.Request, url, rel string) { r.AddHeader("Link", "<"+url+`>;re
 type encodes interface{ AppendJSON([]byte) []byte }
 
 // object returns a reply with o as its body.
-func object(status int, o encodes) *httpd.Reply {
-	return &httpd.Reply{Status: status, ContentType: "application/json", Body: o.AppendJSON(make([]byte, 0, 768))}
+func object(r *httpd.Request, status int, o encodes) *httpd.Reply {
+	return &httpd.Reply{Status: status, ContentType: "application/json", Body: o.AppendJSON(r.Scratch(768))}
 }
 
 // noSuch is the error for what is not there.

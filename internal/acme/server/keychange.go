@@ -23,7 +23,7 @@ func (s *Server) keyChange(m *message) (reply *httpd.Reply, err error) {
 	if m.jws.PostAsGet() {
 		return nil, fault.New(fault.Malformed, "the payload must be a message signed by the new key")
 	}
-	next, err := acme.VerifyKeyChange(m.jws, m.ca.accountURL(m.acct.ID), m.key)
+	next, err := acme.VerifyKeyChange(&m.jws, m.ca.accountURL(m.acct.ID), m.key)
 	if err != nil {
 		return nil, err
 	}

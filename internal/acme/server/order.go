@@ -158,7 +158,7 @@ func (o *Order) reply(m *message, renewing *star, status int) *httpd.Reply {
 	if renewing != nil {
 		renewing.present(&v, m.ca, o.ID)
 	}
-	r := object(status, &v)
+	r := object(m.Request, status, &v)
 	if v.Status == acme.OrderProcessing {
 		r.RetryAfter = time.Second
 	}

@@ -57,6 +57,8 @@ type Follower struct {
 	lease time.Duration
 	token string    // of this process's leases
 	until time.Time // of the lease that it holds
+
+	entries []audit.Record // memory of the last page
 }
 
 // New returns a Follower of the journal in d.
@@ -196,11 +198,11 @@ func (f *Follower) walk(ctx context.Context, p *position) (int, error) {
 
 // follow stores what the next entries of the journal are about.
 func (f *Follower) follow(ctx context.Context, p *position) (int, error) {
-	entries, err := audit.Skim(ctx, f.db.Read(), p.seq, journalPage, ca.SpeaksOfMany)
+	entries, err := audit.Skim(ctx, f.db.Read(), f.entries, p.seq, journalPage, ca.SpeaksOfMany)
 	if err != nil {
 		return 0, fmt.Errorf("follow journal: %w", err)
 	}
-	if len(entries) == 0 {
+	if f.entries = entries; len(entries) == 0 {
 		return 0, nil
 	}
 	ids, authorities, err := subjects(entries)
