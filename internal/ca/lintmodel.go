@@ -45,8 +45,8 @@ import (
 // is the model's, octet for octet, and its names are plain (see plainName).
 type model struct {
 	cert       *x509.Certificate // never linted: parsed certificates keep caches
-	parts      parts
-	extensions []rawExtension
+	parts      pki.Parts
+	extensions []pki.RawExtension
 	ids        []string  // of the extensions, dotted
 	copies     sync.Pool // of *x509.Certificate that like has filled
 	// No lint of the set takes effect or ends between the two.
@@ -85,68 +85,6 @@ var settledIfUsual = []string{
 	"e_ext_san_dns_name_too_long", "e_international_dns_name_not_nfc", "e_international_dns_name_not_unicode",
 }
 
-// parts are the elements of a certificate, with their headers.
-type parts struct {
-	tbs, version, serial, algorithm, issuer, notBefore, notAfter, subject, key, keyAlgorithm, outer []byte
-	signature                                                                                       []byte // without the unused bits
-	extensions                                                                                      cryptobyte.String
-}
-
-// rawExtension is one extension: its identifier and criticality as encoded,
-// and its value.
-type rawExtension struct{ head, value []byte }
-
-// take reads one element of a tag into out, header included.
-func take(from *cryptobyte.String, out *[]byte, tag cbasn1.Tag) bool {
-	var s cryptobyte.String
-	if !from.ReadASN1Element(&s, tag) {
-		return false
-	}
-	*out = s
-	return true
-}
-
-// split takes a certificate apart. It knows version 3 without unique
-// identifiers and with extensions, and both instants as UTCTime.
-func split(der []byte) (p parts, ok bool) {
-	var cert, tbs, validity, key, sig cryptobyte.String
-	in := cryptobyte.String(der)
-	if !in.ReadASN1(&cert, cbasn1.SEQUENCE) || !in.Empty() || !take(&cert, &p.tbs, cbasn1.SEQUENCE) ||
-		!take(&cert, &p.outer, cbasn1.SEQUENCE) || !cert.ReadASN1(&sig, cbasn1.BIT_STRING) || !cert.Empty() || len(sig) < 2 || sig[0] != 0 {
-		return p, false
-	}
-	p.signature = sig[1:]
-	body := cryptobyte.String(p.tbs)
-	explicit := cbasn1.Tag(3).Constructed().ContextSpecific()
-	var wrapped cryptobyte.String
-	if !body.ReadASN1(&tbs, cbasn1.SEQUENCE) || !take(&tbs, &p.version, cbasn1.Tag(0).Constructed().ContextSpecific()) ||
-		!take(&tbs, &p.serial, cbasn1.INTEGER) || !take(&tbs, &p.algorithm, cbasn1.SEQUENCE) || !take(&tbs, &p.issuer, cbasn1.SEQUENCE) ||
-		!tbs.ReadASN1(&validity, cbasn1.SEQUENCE) || !take(&validity, &p.notBefore, cbasn1.UTCTime) ||
-		!take(&validity, &p.notAfter, cbasn1.UTCTime) || !validity.Empty() || !take(&tbs, &p.subject, cbasn1.SEQUENCE) ||
-		!take(&tbs, &p.key, cbasn1.SEQUENCE) || !tbs.ReadASN1(&wrapped, explicit) || !tbs.Empty() ||
-		!wrapped.ReadASN1(&p.extensions, cbasn1.SEQUENCE) || !wrapped.Empty() {
-		return p, false
-	}
-	spki := cryptobyte.String(p.key)
-	return p, spki.ReadASN1(&key, cbasn1.SEQUENCE) && take(&key, &p.keyAlgorithm, cbasn1.SEQUENCE)
-}
-
-// nextExtension reads one extension.
-func nextExtension(from *cryptobyte.String) (x rawExtension, ok bool) {
-	var ext, value cryptobyte.String
-	if !from.ReadASN1(&ext, cbasn1.SEQUENCE) {
-		return x, false
-	}
-	all := ext
-	if !ext.SkipASN1(cbasn1.OBJECT_IDENTIFIER) || !ext.SkipOptionalASN1(cbasn1.BOOLEAN) {
-		return x, false
-	}
-	x.head = all[:len(all)-len(ext)]
-	ok = ext.ReadASN1(&value, cbasn1.OCTET_STRING) && ext.Empty()
-	x.value = value
-	return x, ok
-}
-
 // newModel makes a model of a certificate that passed, or nil if it has a form
 // that no model covers.
 func newModel(der []byte, from, until time.Time) *model {
@@ -156,11 +94,11 @@ func newModel(der []byte, from, until time.Time) *model {
 	}
 	m := &model{cert: cert, from: from, until: until, copies: sync.Pool{New: func() any { return new(x509.Certificate) }}}
 	var ok bool
-	if m.parts, ok = split(der); !ok {
+	if m.parts, ok = pki.Split(der); !ok {
 		return nil
 	}
-	for rest := m.parts.extensions; !rest.Empty(); {
-		x, ok := nextExtension(&rest)
+	for rest := m.parts.Extensions; !rest.Empty(); {
+		x, ok := pki.NextExtension(&rest)
 		if !ok {
 			return nil
 		}
@@ -182,10 +120,10 @@ func newModel(der []byte, from, until time.Time) *model {
 // reports whether it differs from the model only where it may, and whether it is
 // usual. Otherwise c holds nothing of use.
 func (m *model) like(c *x509.Certificate, der []byte) (like, usual bool) {
-	p, ok := split(der)
+	p, ok := pki.Split(der)
 	w := &m.parts
-	if !ok || !bytes.Equal(p.version, w.version) || !bytes.Equal(p.algorithm, w.algorithm) || !bytes.Equal(p.outer, w.outer) ||
-		!bytes.Equal(p.issuer, w.issuer) || !bytes.Equal(p.keyAlgorithm, w.keyAlgorithm) || bytes.Equal(p.subject, p.issuer) {
+	if !ok || !bytes.Equal(p.Version, w.Version) || !bytes.Equal(p.Algorithm, w.Algorithm) || !bytes.Equal(p.Outer, w.Outer) ||
+		!bytes.Equal(p.Issuer, w.Issuer) || !bytes.Equal(p.KeyAlgorithm, w.KeyAlgorithm) || bytes.Equal(p.Subject, p.Issuer) {
 		return false, false
 	}
 	extensions, ids := c.Extensions, c.ExtensionsMap
@@ -194,12 +132,12 @@ func (m *model) like(c *x509.Certificate, der []byte) (like, usual bool) {
 	if ids == nil {
 		c.ExtensionsMap = maps.Clone(m.cert.ExtensionsMap)
 	}
-	c.Raw, c.RawTBSCertificate, c.RawSubjectPublicKeyInfo, c.RawSubject, c.RawIssuer = der, p.tbs, p.key, p.subject, p.issuer
-	c.Signature = p.signature
-	if !m.period(c, &p) || !serial(c, p.serial) || !m.subject(c, p.subject) || !m.extend(c, p.extensions) || !m.key(c, p.key) {
+	c.Raw, c.RawTBSCertificate, c.RawSubjectPublicKeyInfo, c.RawSubject, c.RawIssuer = der, p.TBS, p.Key, p.Subject, p.Issuer
+	c.Signature = p.Signature
+	if !m.period(c, &p) || !serial(c, p.Serial) || !m.subject(c, p.Subject) || !m.extend(c, p.Extensions) || !m.key(c, p.Key) {
 		return false, false
 	}
-	return true, bytes.Equal(p.subject, w.subject) && !slices.ContainsFunc(c.DNSNames, notPlainName)
+	return true, bytes.Equal(p.Subject, w.Subject) && !slices.ContainsFunc(c.DNSNames, notPlainName)
 }
 
 // notPlainName reports whether a name needs a closer look: it is not one of
@@ -227,7 +165,7 @@ func notPlainName(name string) bool {
 
 // key reads a public key under the same AlgorithmIdentifier as the model's.
 func (m *model) key(c *x509.Certificate, der []byte) bool {
-	if bytes.Equal(der, m.parts.key) || c.PublicKey == nil {
+	if bytes.Equal(der, m.parts.Key) || c.PublicKey == nil {
 		return true
 	}
 	if was, ok := c.PublicKey.(*x509.AugmentedECDSA); ok {
@@ -252,26 +190,12 @@ func point(c *x509.Certificate, curve elliptic.Curve, der []byte) bool {
 }
 
 // period reads the instants, which must lie where the same rules are in force.
-func (m *model) period(c *x509.Certificate, p *parts) bool {
+func (m *model) period(c *x509.Certificate, p *pki.Parts) bool {
 	var ok [2]bool
-	c.NotBefore, ok[0] = utcTime(p.notBefore)
-	c.NotAfter, ok[1] = utcTime(p.notAfter)
+	c.NotBefore, ok[0] = pki.ReadUTCTime(p.NotBefore)
+	c.NotAfter, ok[1] = pki.ReadUTCTime(p.NotAfter)
 	c.ValidityPeriod = int(c.NotAfter.Sub(c.NotBefore).Seconds())
 	return ok[0] && ok[1] && !c.NotBefore.Before(m.from) && c.NotBefore.Before(m.until)
-}
-
-// utcTime reads "YYMMDDHHMMSSZ", the only form of a UTCTime in DER.
-func utcTime(der []byte) (t time.Time, ok bool) {
-	const form = "060102150405Z"
-	text := string(der[2:])
-	if len(text) != len(form) || strings.Trim(text[:12], "0123456789") != "" || text[12] != 'Z' {
-		return t, false
-	}
-	t, err := time.Parse(form, text)
-	if err == nil && t.Year() >= 2050 {
-		t = t.AddDate(-100, 0, 0)
-	}
-	return t, err == nil && t.Format(form) == text
 }
 
 // serial reads a positive INTEGER.
@@ -286,10 +210,10 @@ func serial(c *x509.Certificate, der []byte) bool {
 
 // subject reads a subject that is not the model's.
 func (m *model) subject(c *x509.Certificate, der []byte) bool {
-	if bytes.Equal(der, m.parts.subject) {
+	if bytes.Equal(der, m.parts.Subject) {
 		return true
 	}
-	if len(der) <= 2 || len(m.parts.subject) <= 2 {
+	if len(der) <= 2 || len(m.parts.Subject) <= 2 {
 		return false
 	}
 	var rdns pkix.RDNSequence
@@ -305,25 +229,25 @@ func (m *model) subject(c *x509.Certificate, der []byte) bool {
 // whose values differ where they may: all entries of ExtensionsMap are set.
 func (m *model) extend(c *x509.Certificate, rest cryptobyte.String) bool {
 	for i := range m.extensions {
-		x, ok := nextExtension(&rest)
-		if !ok || !bytes.Equal(x.head, m.extensions[i].head) {
+		x, ok := pki.NextExtension(&rest)
+		if !ok || !bytes.Equal(x.Head, m.extensions[i].Head) {
 			return false
 		}
 		e := &c.Extensions[i]
-		e.Value = x.value
+		e.Value = x.Value
 		c.ExtensionsMap[m.ids[i]] = *e
 		switch m.ids[i] {
 		case "2.5.29.17":
-			ok = names(c, x.value)
+			ok = names(c, x.Value)
 		case "2.5.29.31":
-			ok = crlPoint(c, x.value)
+			ok = crlPoint(c, x.Value)
 		case "2.5.29.14":
 			var id cryptobyte.String
-			v := cryptobyte.String(x.value)
+			v := cryptobyte.String(x.Value)
 			ok = v.ReadASN1(&id, cbasn1.OCTET_STRING) && v.Empty()
 			c.SubjectKeyId = id
 		default:
-			ok = bytes.Equal(x.value, m.extensions[i].value)
+			ok = bytes.Equal(x.Value, m.extensions[i].Value)
 		}
 		if !ok {
 			return false

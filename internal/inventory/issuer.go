@@ -30,13 +30,18 @@ var (
 		WHERE lower(name) LIKE $1 ESCAPE '\' OR lower(label) LIKE $1 ESCAPE '\' ORDER BY id LIMIT $2`, db.Scan("a few rows per CA"))
 )
 
+// issuerID is the id of the issuer of a certificate that is not self-issued.
+func issuerID(meta *pki.Metadata, rawName []byte) int64 {
+	return sum64(string(rawName), string(meta.AuthorityKeyID))
+}
+
 // issuerOf returns the issuer of a certificate. text is asked for the issuer's
 // name only if it is not among known, to which it is then added.
 func issuerOf(meta *pki.Metadata, rawName []byte, known map[int64]issuer, text func() string) issuer {
 	if meta.SelfIssued {
 		return issuer{id: sum64(selfSigned), name: selfSigned, label: selfSigned}
 	}
-	id := sum64(string(rawName), string(meta.AuthorityKeyID))
+	id := issuerID(meta, rawName)
 	if i, ok := known[id]; ok {
 		return i
 	}

@@ -282,6 +282,9 @@ func (r *record) parse(der []byte, known map[int64]issuer) error {
 	if len(der) > MaxDER {
 		return fault.New(fault.TooLarge, "the certificate is longer than %d bytes", MaxDER)
 	}
+	if r.source == FromCA && r.quick(der, known) {
+		return nil
+	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return fault.Wrap(err, fault.Invalid, "not a readable X.509 certificate: %s", clean(err.Error(), maxText))
@@ -291,6 +294,21 @@ func (r *record) parse(der []byte, known map[int64]issuer) error {
 	r.issuer = issuerOf(&meta, cert.RawIssuer, known, func() string { return cert.Issuer.String() })
 	r.describeAs(&meta)
 	return nil
+}
+
+// quick is parse for a certificate of our own, if it is of a usual kind and not
+// the first of its issuer: parsing costs more than all else that is done for one
+// before it is stored.
+func (r *record) quick(der []byte, known map[int64]issuer) (ok bool) {
+	meta, name, ok := pki.QuickMetadata(der)
+	if !ok || meta.SelfIssued {
+		return false
+	}
+	if r.issuer, ok = known[issuerID(&meta, name)]; ok {
+		r.der = der
+		r.describeAs(&meta)
+	}
+	return ok
 }
 
 // describe fills r from a description without the bytes.

@@ -89,7 +89,14 @@ func mldsaType(p mldsa.Parameters) KeyType {
 func KeyDescription(pub crypto.PublicKey) string {
 	switch pub := pub.(type) {
 	case *ecdsa.PublicKey:
-		return fmt.Sprintf("p%d", pub.Curve.Params().BitSize)
+		switch size := pub.Curve.Params().BitSize; size {
+		case 256:
+			return string(P256)
+		case 384:
+			return string(P384)
+		default:
+			return fmt.Sprintf("p%d", size)
+		}
 	case *rsa.PublicKey:
 		return fmt.Sprintf("rsa%d", pub.N.BitLen())
 	case ed25519.PublicKey:
