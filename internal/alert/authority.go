@@ -184,21 +184,23 @@ func entries(ctx context.Context, in *looking) (found []Match, next string, err 
 	fits := func(patterns []string, kind audit.Kind) bool {
 		return slices.ContainsFunc(patterns, func(p string) bool { return glob(p, string(kind)) })
 	}
-	records, err := audit.Skim(ctx, in.db.Read(), nil, seq, in.limit, func(k audit.Kind) bool { return fits(in.rule.Entries, k) || fits(in.rule.Clears, k) })
-	for i := range records {
-		rec := &records[i]
-		seq = rec.Seq
+	wanted := func(k audit.Kind) bool { return fits(in.rule.Entries, k) || fits(in.rule.Clears, k) }
+	n, seq, err := audit.Skim(ctx, in.db.Read(), seq, in.limit, wanted, func(rec *audit.Record) error {
 		fires, clears := fits(in.rule.Entries, rec.Kind), fits(in.rule.Clears, rec.Kind)
 		if fires || clears {
 			found = append(found, Match{Subject: rec.Subject, Since: rec.At, Clear: clears && !fires, Summary: fmt.Sprintf("%s: %s by %s%s", rec.Kind, rec.Subject, rec.Actor, detail(rec.Data)),
 				Labels: map[string]string{"entry": string(rec.Kind), "actor": rec.Actor}})
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
 	}
 	in.kept = strconv.FormatInt(seq, 10)
-	if len(records) == in.limit {
+	if n == in.limit {
 		next = in.kept
 	}
-	return found, next, err
+	return found, next, nil
 }
 
 // detail is what people want to know of the data of an entry: whom it is about,

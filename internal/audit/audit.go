@@ -19,7 +19,7 @@ import (
 	"encoding/json/v2"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"chancery/internal/db"
@@ -136,7 +136,11 @@ type unplaced struct {
 	}
 }
 
-var unplaceds = sync.Pool{New: func() any { return new(unplaced) }}
+// spare is the memory of a run of the sequencer, for the next one.
+var spare atomic.Pointer[unplaced]
+
+// maxSpare bounds it, in octets of fields.
+const maxSpare = 1 << 20
 
 // add takes an entry of qWaiting.
 func (u *unplaced) add(r *db.Row) error {
@@ -172,8 +176,15 @@ var errMoved = errors.New("journal head moved")
 // returns how many. Any number of replicas may call it; the head moves only
 // once per position.
 func Sequence(ctx context.Context, d *db.DB, limit int) (placed int, err error) {
-	u := unplaceds.Get().(*unplaced)
-	defer unplaceds.Put(u)
+	u := spare.Swap(nil)
+	if u == nil {
+		u = new(unplaced)
+	}
+	defer func() {
+		if cap(u.fields) <= maxSpare {
+			spare.Store(u)
+		}
+	}()
 	err = d.Write(ctx, func(tx *db.Tx) error {
 		placed = 0
 		u.fields, u.entries = u.fields[:0], u.entries[:0]
@@ -234,17 +245,22 @@ func Follow(ctx context.Context, q db.Q, seq int64, limit int) ([]Record, error)
 	return db.List(ctx, q, qFollow, scanRecord, seq, limit)
 }
 
-// Skim is Follow for those who act on some kinds of entries only: the others
-// have nothing but Seq, Kind and Subject. The entries are in the memory of page,
-// which may be nil.
-func Skim(ctx context.Context, q db.Q, page []Record, seq int64, limit int, whole func(Kind) bool) ([]Record, error) {
-	return db.AppendList(ctx, q, page[:0], qSkim, func(r *db.Row) Record {
-		rec := Record{Seq: r.Int64(), Kind: Kind(r.Word()), Subject: r.Text()}
+// Skim calls each for up to limit placed entries after seq, in order, and returns
+// how many there were and the Seq of the last. It is Follow for those who act on
+// some kinds of entries only: the others have nothing but Seq, Kind and Subject.
+// The entry is each's until it returns.
+func Skim(ctx context.Context, q db.Q, seq int64, limit int, whole func(Kind) bool, each func(*Record) error) (n int, last int64, err error) {
+	last = seq
+	var rec Record
+	err = q.All(ctx, qSkim, func(r *db.Row) error {
+		rec = Record{Seq: r.Int64(), Kind: Kind(r.Word()), Subject: r.Text()}
 		if whole(rec.Kind) {
 			rec.Hash, rec.ID, rec.At, rec.Actor, rec.Data = r.Bytes(), r.Text(), r.Time(), r.Text(), r.Text()
 		}
-		return rec
+		n, last = n+1, rec.Seq
+		return each(&rec)
 	}, seq, limit)
+	return n, last, err
 }
 
 // BySubject returns up to limit entries about subject, oldest first, after the

@@ -108,10 +108,6 @@ var (
 // several certificates; see BatchOf.
 const RevokeBatch audit.Kind = "certificate.revoke_batch"
 
-// SpeaksOfMany reports whether entries of a kind are about several certificates,
-// named in their data.
-func SpeaksOfMany(k audit.Kind) bool { return k == RevokeBatch }
-
 // BatchOf returns the ids of the certificates that an entry of kind RevokeBatch
 // is about, and the name of the reason for which they were revoked.
 func BatchOf(r *audit.Record) (ids []string, reason string, err error) {

@@ -178,12 +178,7 @@ func Get[T any](ctx context.Context, q Q, s *Stmt, scan func(*Row) T, args ...an
 
 // List returns all rows of s as Ts.
 func List[T any](ctx context.Context, q Q, s *Stmt, scan func(*Row) T, args ...any) ([]T, error) {
-	return AppendList(ctx, q, nil, s, scan, args...)
-}
-
-// AppendList appends all rows of s as Ts, for those who use the memory of a list
-// again.
-func AppendList[T any](ctx context.Context, q Q, vs []T, s *Stmt, scan func(*Row) T, args ...any) ([]T, error) {
+	var vs []T
 	err := q.All(ctx, s, func(r *Row) error { vs = append(vs, scan(r)); return nil }, args...)
 	return vs, err
 }

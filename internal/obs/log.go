@@ -56,7 +56,7 @@ func (h handler) Handle(ctx context.Context, r slog.Record) error {
 		e.Attrs(func(a slog.Attr) { attrs = append(attrs, a) })
 		r.AddAttrs(attrs...)
 	}
-	if e == nil || !e.Trace.Valid() { // work that nobody asked for may be traced, too
+	if traced.Load() && (e == nil || !e.Trace.Valid()) { // work that nobody asked for may be traced, too
 		if at := trace.SpanContextFromContext(ctx); at.IsValid() {
 			r.AddAttrs(slog.String("trace_id", at.TraceID().String()))
 		}

@@ -3,6 +3,7 @@ package obs
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -14,8 +15,15 @@ import (
 // traced, and the calls below cost a look into the context and no memory.
 type Tracer struct{ otel trace.Tracer }
 
+// traced is set when a Tracer is made: until then no context has a span, and a look
+// through all that one is made of can be spared.
+var traced atomic.Bool
+
 // NewTracer returns a Tracer over one of OpenTelemetry; obs/otlp makes those.
-func NewTracer(t trace.Tracer) *Tracer { return &Tracer{t} }
+func NewTracer(t trace.Tracer) *Tracer {
+	traced.Store(true)
+	return &Tracer{t}
+}
 
 // tracerKey finds the Tracer in a context.
 type tracerKey struct{}
@@ -83,6 +91,9 @@ func Ask(ctx context.Context, name string) (context.Context, *Span) {
 }
 
 func step(ctx context.Context, name string, kind trace.SpanKind) (context.Context, *Span) {
+	if !traced.Load() {
+		return ctx, nil
+	}
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
 		return ctx, nil
@@ -104,6 +115,9 @@ func started(ctx context.Context, s trace.Span) (context.Context, *Span) {
 // Carry puts the span of from into to: for work that a request began and that
 // outlives it.
 func Carry(from, to context.Context) context.Context {
+	if !traced.Load() {
+		return to
+	}
 	s := trace.SpanFromContext(from)
 	if !s.IsRecording() {
 		return to

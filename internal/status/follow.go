@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"chancery/internal/audit"
@@ -59,18 +58,15 @@ func (s *Service) follow(ctx context.Context) (n loop.Count, err error) {
 	if s.seq < 0 {
 		return n, s.load(ctx, started)
 	}
-	page, err := audit.Skim(ctx, s.db.Read(), s.page, s.seq, followPage, ca.SpeaksOfMany)
+	page, err := ca.ReadChanges(ctx, s.db.Read(), s.seq, followPage, "certificate.issue", "certificate.revoke", "certificate.abandon")
 	if err != nil {
 		return n, fmt.Errorf("follow journal: %w", err)
 	}
-	s.page = page
-	if err := s.apply(ctx, page); err != nil {
+	if err := s.apply(ctx, &page); err != nil {
 		return n, err
 	}
-	if len(page) > 0 {
-		s.seq = page[len(page)-1].Seq
-	}
-	n.More = len(page) == followPage
+	s.seq = page.Last
+	n.More = page.Entries == followPage
 	if !n.More {
 		s.asOf.Store(started.Unix())
 	}
@@ -160,35 +156,19 @@ func (b *book) cutoff(now time.Time) time.Time {
 }
 
 // apply takes over what the journal says has happened.
-func (s *Service) apply(ctx context.Context, page []audit.Record) error {
-	var ids []string
-	authorities := false
-	for i := range page {
-		switch kind := page[i].Kind; {
-		case kind == "certificate.issue" || kind == "certificate.revoke" || kind == "certificate.abandon":
-			ids = append(ids, strings.TrimPrefix(page[i].Subject, "certificate:"))
-		case kind == ca.RevokeBatch:
-			batch, _, err := ca.BatchOf(&page[i])
-			if err != nil {
-				return err
-			}
-			ids = append(ids, batch...)
-		case strings.HasPrefix(string(kind), "authority."):
-			authorities = true
-		}
-	}
-	if authorities {
+func (s *Service) apply(ctx context.Context, page *ca.Changes) error {
+	if page.Authorities {
 		if err := s.reload(ctx); err != nil {
 			return err
 		}
 	}
-	for chunk := range slices.Chunk(ids, followPage) {
+	for chunk := range slices.Chunk(page.IDs, followPage) {
 		if err := s.relearn(ctx, chunk); err != nil {
 			return err
 		}
 	}
-	if len(ids) > 0 {
-		s.nudge(len(ids))
+	if len(page.IDs) > 0 {
+		s.nudge(len(page.IDs))
 	}
 	return nil
 }

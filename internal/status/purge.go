@@ -70,15 +70,15 @@ func (s *Service) planPurges(ctx context.Context) (n loop.Count, err error) {
 		if err != nil {
 			return fmt.Errorf("position %q is not a number", at)
 		}
-		page, err := audit.Skim(ctx, tx, nil, seq, followPage, ca.SpeaksOfMany)
-		if err != nil || len(page) == 0 {
+		page, err := ca.ReadChanges(ctx, tx, seq, followPage, "certificate.revoke")
+		if err != nil || page.Entries == 0 {
 			return err
 		}
-		n.More = len(page) == followPage
-		if n.Done, err = s.planPage(ctx, tx, page); err != nil {
+		n.More = page.Entries == followPage
+		if n.Done, err = s.planPage(ctx, tx, page.IDs); err != nil {
 			return err
 		}
-		tx.Queue(qSetCursor, db.ExactlyOne(errMoved), purgeCursor, at, strconv.FormatInt(page[len(page)-1].Seq, 10), s.now())
+		tx.Queue(qSetCursor, db.ExactlyOne(errMoved), purgeCursor, at, strconv.FormatInt(page.Last, 10), s.now())
 		return nil
 	})
 	if errors.Is(err, errMoved) {
@@ -91,10 +91,9 @@ func (s *Service) planPurges(ctx context.Context) (n loop.Count, err error) {
 }
 
 // planPage enters the revocations of one page of the journal.
-func (s *Service) planPage(ctx context.Context, tx *db.Tx, page []audit.Record) (entered int, err error) {
-	ids, err := revokedIDs(page)
-	if err != nil || len(ids) == 0 {
-		return 0, err
+func (s *Service) planPage(ctx context.Context, tx *db.Tx, ids []string) (entered int, err error) {
+	if len(ids) == 0 {
+		return 0, nil
 	}
 	byAuthority := map[string][]string{}
 	err = tx.All(ctx, qChanged, func(r *db.Row) error {
@@ -115,24 +114,6 @@ func (s *Service) planPage(ctx context.Context, tx *db.Tx, page []audit.Record) 
 		}
 	}
 	return entered, nil
-}
-
-// revokedIDs returns the certificates that a page of the journal says are
-// revoked.
-func revokedIDs(page []audit.Record) (ids []string, err error) {
-	for i := range page {
-		switch page[i].Kind {
-		case "certificate.revoke":
-			ids = append(ids, strings.TrimPrefix(page[i].Subject, "certificate:"))
-		case ca.RevokeBatch:
-			batch, _, err := ca.BatchOf(&page[i])
-			if err != nil {
-				return nil, err
-			}
-			ids = append(ids, batch...)
-		}
-	}
-	return ids, nil
 }
 
 // purgeRequest is what the hook gets.

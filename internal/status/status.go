@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"chancery/internal/audit"
 	"chancery/internal/ca"
 	"chancery/internal/db"
 	"chancery/internal/fault"
@@ -116,9 +115,8 @@ type Service struct {
 	crlMu sync.Mutex // held to build CRLs, and to take over those of others
 
 	loaded atomic.Bool
-	asOf   atomic.Int64   // Unix seconds of the last successful look at the journal
-	seq    int64          // of the last entry that was followed, -1 before the first; by the follow loop alone
-	page   []audit.Record // memory of the last page; by the follow loop alone
+	asOf   atomic.Int64 // Unix seconds of the last successful look at the journal
+	seq    int64        // of the last entry that was followed, -1 before the first; by the follow loop alone
 
 	wakeFollow, wakeSign, wakeCRL, wakeResponder chan struct{}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"chancery/internal/acme"
@@ -130,16 +131,22 @@ func (z *Authorization) insert(tx *db.Tx) {
 	z.announce(tx)
 }
 
+// texts are buffers in which challenges are encoded.
+var texts = sync.Pool{New: func() any { return new([]byte) }}
+
 // encodeChallenges returns what encoding/json would write for the list.
 func encodeChallenges(list []Challenge) string {
-	b := append(make([]byte, 0, 512), '[')
+	buf := texts.Get().(*[]byte)
+	defer texts.Put(buf)
+	b := append((*buf)[:0], '[')
 	for i := range list {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = list[i].appendStored(b)
 	}
-	return string(append(b, ']'))
+	*buf = append(b, ']')
+	return string(*buf)
 }
 
 // appendStored appends c as it is stored. Types, tokens and states need no

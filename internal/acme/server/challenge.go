@@ -303,12 +303,12 @@ func (s *Server) request(ctx context.Context, t *trial) (req challenge.Request, 
 
 // settleValid stores a proof, and makes the order ready if it was the last one.
 func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof challenge.Proof, caa challenge.Clearance, now time.Time) error {
-	z := &t.authz
+	z, challenges := &t.authz, t.with(c)
 	row := &struct {
 		sealed, clearance []byte
 		challenges        string
 		now, lasts        time.Time
-	}{challenges: encodeChallenges(t.with(c)), now: now, lasts: t.ca.lasts(proof, now)}
+	}{challenges: encodeChallenges(challenges), now: now, lasts: t.ca.lasts(proof, now)}
 	var err error
 	if row.sealed, err = s.proofs.Seal(proof); err != nil {
 		return err
@@ -337,7 +337,7 @@ func (s *Server) settleValid(ctx context.Context, t *trial, c Challenge, proof c
 	valid := *z
 	valid.State, valid.Method, valid.Proof, valid.CAA, valid.Validated, valid.ExpiresAt = acme.AuthorizationValid, c.Type, row.sealed, row.clearance,
 		stored(row.now), stored(row.lasts)
-	valid.Challenges = t.with(c)
+	valid.Challenges = challenges
 	s.recent.proved(&valid)
 	return nil
 }

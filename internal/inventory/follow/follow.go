@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"chancery/internal/audit"
@@ -57,8 +56,6 @@ type Follower struct {
 	lease time.Duration
 	token string    // of this process's leases
 	until time.Time // of the lease that it holds
-
-	entries []audit.Record // memory of the last page
 }
 
 // New returns a Follower of the journal in d.
@@ -198,23 +195,17 @@ func (f *Follower) walk(ctx context.Context, p *position) (int, error) {
 
 // follow stores what the next entries of the journal are about.
 func (f *Follower) follow(ctx context.Context, p *position) (int, error) {
-	entries, err := audit.Skim(ctx, f.db.Read(), f.entries, p.seq, journalPage, ca.SpeaksOfMany)
+	page, err := ca.ReadChanges(ctx, f.db.Read(), p.seq, journalPage, "certificate.issue", "certificate.revoke")
 	if err != nil {
 		return 0, fmt.Errorf("follow journal: %w", err)
 	}
-	if f.entries = entries; len(entries) == 0 {
-		return 0, nil
-	}
-	ids, authorities, err := subjects(entries)
-	if err != nil {
-		return 0, err
-	}
-	if authorities {
+	if page.Authorities {
 		if err := f.authorities(ctx); err != nil {
 			return 0, err
 		}
 	}
-	for chunk := range slices.Chunk(ids, batch) {
+	slices.Sort(page.IDs)
+	for chunk := range slices.Chunk(slices.Compact(page.IDs), batch) {
 		found, _, err := f.read(ctx, qIssued, chunk)
 		if err != nil {
 			return 0, err
@@ -223,29 +214,8 @@ func (f *Follower) follow(ctx context.Context, p *position) (int, error) {
 			return 0, err
 		}
 	}
-	p.seq = entries[len(entries)-1].Seq
-	return len(entries), nil
-}
-
-// subjects returns the certificates that entries are about, and whether any is
-// about an authority.
-func subjects(entries []audit.Record) (ids []string, authorities bool, err error) {
-	for i := range entries {
-		switch kind := entries[i].Kind; {
-		case kind == "certificate.issue" || kind == "certificate.revoke":
-			ids = append(ids, strings.TrimPrefix(entries[i].Subject, "certificate:"))
-		case kind == ca.RevokeBatch:
-			many, _, err := ca.BatchOf(&entries[i])
-			if err != nil {
-				return nil, false, err
-			}
-			ids = append(ids, many...)
-		case strings.HasPrefix(string(kind), "authority."):
-			authorities = true
-		}
-	}
-	slices.Sort(ids)
-	return slices.Compact(ids), authorities, nil
+	p.seq = page.Last
+	return page.Entries, nil
 }
 
 // read turns rows into observations, and returns the last id.
