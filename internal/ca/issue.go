@@ -205,7 +205,10 @@ func (s *Service) lint(ctx context.Context, profile *Profile, kt pki.KeyType, tb
 	if err != nil {
 		return fmt.Errorf("sign for lint: %w", err)
 	}
-	return profile.Lint.check(pki.AssembleCertificate(tbs, kt, sig), of)
+	buf := lintBuffers.Get().(*[]byte)
+	defer lintBuffers.Put(buf)
+	*buf = pki.AppendAssembled((*buf)[:0], tbs, kt, sig)
+	return profile.Lint.check(*buf, of)
 }
 
 func modelOf(enc *pki.Encoder, key pki.KeyType, leaf *pki.Leaf) modelKey {

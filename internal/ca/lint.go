@@ -128,9 +128,12 @@ func bind(lints []*lint.CertificateLint) *sync.Pool {
 	}}
 }
 
+// lintBuffers are for certificates that are signed only to be linted.
+var lintBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
 // check lints a certificate that was signed by a throw-away key: with every
 // lint of the set if it is the first of its kind, and with those that look at
-// what differs otherwise (see model).
+// what differs otherwise (see model). It keeps nothing of der.
 func (s LintSet) check(der []byte, of modelKey) error {
 	build := linters[s]
 	if build == nil {
@@ -157,7 +160,7 @@ func (s LintSet) check(der []byte, of modelKey) error {
 	failed := run(l.all, cert)
 	if len(failed) == 0 {
 		from, until := l.dates.around(cert.NotBefore)
-		if m := newModel(der, from, until); m != nil {
+		if m := newModel(slices.Clone(der), from, until); m != nil {
 			l.models.Store(of, m)
 		}
 	}

@@ -305,9 +305,13 @@ func AssembleCertificate(tbs []byte, kt KeyType, sig []byte) []byte {
 // assemble wraps to-be-signed bytes, algorithm and signature: the shape that
 // certificates, CRLs and (with more to follow) OCSP answers share.
 func assemble(tbs []byte, kt KeyType, sig []byte) []byte {
+	return AppendAssembled(make([]byte, 0, tlvLen(len(tbs)+len(kt.SignatureAlgorithm())+tlvLen(len(sig)+1))), tbs, kt, sig)
+}
+
+// AppendAssembled appends what AssembleCertificate returns.
+func AppendAssembled(b, tbs []byte, kt KeyType, sig []byte) []byte {
 	algorithm := kt.SignatureAlgorithm()
-	n := len(tbs) + len(algorithm) + tlvLen(len(sig)+1)
-	b := appendHeader(make([]byte, 0, tlvLen(n)), tagSequence, n)
+	b = appendHeader(b, tagSequence, len(tbs)+len(algorithm)+tlvLen(len(sig)+1))
 	b = append(b, tbs...)
 	b = append(b, algorithm...)
 	b = append(appendHeader(b, tagBitString, len(sig)+1), 0)

@@ -1,6 +1,7 @@
 package challenge
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
@@ -16,7 +17,16 @@ import (
 // between validation and finalization. A sealed value is JSON followed by an
 // HMAC-SHA256, so a row that anything but a validator wrote, or that was
 // copied to another account or identifier, does not open as a proof of it.
-type Sealer struct{ macs sync.Pool } // of hash.Hash: HMAC-SHA256 with the key
+type Sealer struct {
+	macs     sync.Pool // of hash.Hash: HMAC-SHA256 with the key
+	encoders sync.Pool // of *encoder
+}
+
+// encoder writes JSON into memory of its own.
+type encoder struct {
+	text bytes.Buffer
+	json *json.Encoder
+}
 
 // minSealKey is the shortest key a Sealer takes, in octets.
 const minSealKey = 32
@@ -29,6 +39,11 @@ func NewSealer(key []byte) (*Sealer, error) {
 	}
 	s, key := new(Sealer), append([]byte(nil), key...)
 	s.macs.New = func() any { return hmac.New(sha256.New, key) }
+	s.encoders.New = func() any {
+		e := new(encoder)
+		e.json = json.NewEncoder(&e.text)
+		return e
+	}
 	return s, nil
 }
 
@@ -73,11 +88,15 @@ func (s *Sealer) OpenClearance(sealed []byte) (Clearance, error) {
 }
 
 func (s *Sealer) seal(kind string, v any) ([]byte, error) {
-	text, err := json.Marshal(v)
-	if err != nil {
+	e := s.encoders.Get().(*encoder)
+	e.text.Reset()
+	if err := e.json.Encode(v); err != nil { // and e is not used again
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	return s.appendSum(text, kind, text), nil
+	defer s.encoders.Put(e)
+	text := bytes.TrimSuffix(e.text.Bytes(), []byte{'\n'})
+	sealed := append(make([]byte, 0, len(text)+sha256.Size), text...)
+	return s.appendSum(sealed, kind, text), nil
 }
 
 func (s *Sealer) open(kind string, sealed []byte, v any) error {
@@ -92,7 +111,7 @@ func (s *Sealer) open(kind string, sealed []byte, v any) error {
 	return nil
 }
 
-// appendSum appends the sum of kind and text to dst, which may be text.
+// appendSum appends the sum of kind and text to dst.
 func (s *Sealer) appendSum(dst []byte, kind string, text []byte) []byte {
 	m := s.macs.Get().(hash.Hash)
 	defer s.macs.Put(m)

@@ -385,6 +385,7 @@ func (s *Server) newAuthz(m *message) (reply *httpd.Reply, err error) {
 }
 
 func (s *Server) storeAuthz(m *message, z Authorization) (*httpd.Reply, error) {
+	s.known.add(z.AccountID, z.Identifier.Base().String())
 	err := s.db.Write(m.ctx, func(tx *db.Tx) error {
 		tx.Queue(qGuard, stillValid, m.acct.ID, m.key.Thumbprint)
 		z.insert(tx)

@@ -282,6 +282,10 @@ func (s *Server) newOrder(m *message) (reply *httpd.Reply, err error) {
 // standing returns the id of an open order that is the same as this one, or
 // "", and the valid authorizations that a new one can use.
 func (s *Server) standing(m *message, o *Order, hash string, p *Profile) (same string, valid held, err error) {
+	texts := m.ca.authorizedBy(o.Identifiers)
+	if s.known.none(m.ctx, s.db.Read(), m.acct.ID, texts) {
+		return "", valid, nil
+	}
 	err = s.db.Read().All(m.ctx, qStanding, func(r *db.Row) error {
 		z := scanReusable(r)
 		if z.Method == "" {
@@ -290,7 +294,7 @@ func (s *Server) standing(m *message, o *Order, hash string, p *Profile) (same s
 		}
 		valid.add(m.ca, p, z)
 		return nil
-	}, &m.acct.ID, hash, &m.now, m.ca.authorizedBy(o.Identifiers), o.need(m.now))
+	}, &m.acct.ID, hash, &m.now, texts, o.need(m.now))
 	return same, valid, wrap("find what stands for an order", err)
 }
 
@@ -424,6 +428,9 @@ func (s *Server) storeOrder(m *message, o *Order, hash string, fresh []Authoriza
 		return err
 	}
 	s.recent.add(o, fresh, m.now)
+	for _, id := range o.Identifiers {
+		s.known.add(o.AccountID, id.Base().String())
+	}
 	err = s.db.Write(m.ctx, func(tx *db.Tx) error {
 		if err := m.acct.policy.spend(m.ctx, tx, m); err != nil {
 			return err

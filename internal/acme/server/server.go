@@ -248,6 +248,7 @@ type Server struct {
 	open     openBounds
 	damper   damper
 	recent   *recentOrders
+	known    *knownNames
 	gate     *gate
 	mailed   *limit.Limiter // messages to one address
 	ledger   *limit.Ledger  // of what is spent of the limits
@@ -275,7 +276,7 @@ func New(cfg Config) (*Server, error) {
 		accounts: newAccountCache(), ops: newOps(cfg.Metrics),
 		pool: loop.NewPool(loop.PoolConfig{Name: "acme_validation", Workers: cfg.Workers, PerKey: max(cfg.Workers/2, 1),
 			Queue: cfg.Queue, Log: cfg.Log, Metrics: cfg.PoolMetrics}),
-		recent: newRecentOrders(cfg.RecentOrders), gate: newGate(cfg.MaxBusy),
+		recent: newRecentOrders(cfg.RecentOrders), known: newKnownNames(cfg.RecentOrders > 0), gate: newGate(cfg.MaxBusy),
 		validating: map[string]*validation{}, finalizing: map[string]chan struct{}{}}
 	if s.mailed, err = limit.New("mails-per-address", mails(), 0); err != nil {
 		return nil, err
