@@ -36,6 +36,7 @@ type JWS struct {
 
 	signature []byte
 	signed    []byte // BASE64URL(protected) "." BASE64URL(payload)
+	room      []byte // for what a verification needs, which it would allocate
 }
 
 // Header is the protected header. Exactly one of KID and JWK is set.
@@ -270,15 +271,21 @@ func (j *JWS) verifyECDSA(key *ecdsa.PublicKey) bool {
 	if len(j.signature) != 2*size { // RFC 7518 section 3.4: both halves in full
 		return false
 	}
-	var buf [2*(48+3) + 2]byte
-	der := appendECDSA(buf[:0], j.signature[:size], j.signature[size:])
+	der := appendECDSA(j.room[:0], j.signature[:size], j.signature[size:])
+	all := der
 	if size == 32 {
 		sum := sha256.Sum256(j.signed)
-		return ecdsa.VerifyASN1(key, sum[:], der)
+		all = append(all, sum[:]...)
+	} else {
+		sum := sha512.Sum384(j.signed)
+		all = append(all, sum[:]...)
 	}
-	sum := sha512.Sum384(j.signed)
-	return ecdsa.VerifyASN1(key, sum[:], der)
+	return ecdsa.VerifyASN1(key, all[len(der):], all[:len(der)])
 }
+
+// verifyRoom is what verifyECDSA needs for P-384, in octets: a SEQUENCE of two
+// INTEGERs, and a hash.
+const verifyRoom = 2 + 2*(2+1+48) + sha512.Size384
 
 // appendECDSA appends the DER SEQUENCE of two integers of at most 48 bytes, so
 // that every length fits one byte. It is what spares the two big.Ints of

@@ -122,11 +122,12 @@ func (j *JWS) assemble(protected, payload, signature, mem []byte) bool {
 	signed := len(protected) + 1 + len(payload)
 	n, m := strict.DecodedLen(len(payload)), strict.DecodedLen(len(signature))
 	head := strict.DecodedLen(len(protected))
-	if cap(mem) < signed+n+m {
-		mem = make([]byte, signed+n+m)
+	if cap(mem) < signed+n+m+verifyRoom {
+		mem = make([]byte, signed+n+m+verifyRoom)
 	}
-	mem = mem[:signed+n+m]
-	*j = JWS{signed: mem[:signed:signed], Payload: mem[signed : signed+n : signed+n], signature: mem[signed+n : signed+n+m : signed+n+m]}
+	mem = mem[:signed+n+m+verifyRoom]
+	*j = JWS{signed: mem[:signed:signed], Payload: mem[signed : signed+n : signed+n], signature: mem[signed+n : signed+n+m : signed+n+m],
+		room: mem[signed+n+m : signed+n+m]}
 	copy(mem, protected)
 	mem[len(protected)] = '.'
 	copy(mem[len(protected)+1:], payload)

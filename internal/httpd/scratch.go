@@ -4,7 +4,7 @@ import "sync"
 
 // scratchSize is the memory of one request, in octets: enough for an ACME
 // message, what is decoded of it, and the answer.
-const scratchSize = 4 << 10
+const scratchSize = 6 << 10
 
 // scratch is memory that requests use one after the other.
 type scratch struct {

@@ -21,7 +21,7 @@ type Event struct {
 
 	mu     sync.Mutex // guards attrs: a handler may fan out
 	attrs  []slog.Attr
-	inline [4]slog.Attr // first storage of attrs; most events need no more
+	inline [3]slog.Attr // first storage of attrs; most events need no more
 }
 
 // eventKey finds the Event in a context chain.
