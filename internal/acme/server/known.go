@@ -9,10 +9,13 @@ import (
 	"chancery/internal/pki"
 )
 
-// Bounds of knownNames: names kept in all, and those of one account.
+// Bounds of knownNames.
 const (
-	knownAtMost     = 64 << 10
-	knownPerAccount = 4 << 10
+	knownBits     = 1 << 22 // of the filter: 512 KiB
+	knownHashes   = 4       // bits of a name
+	knownNamesMax = 400_000 // with 10 bits for each, one in a hundred is taken for another
+	knownAccounts = 16 << 10
+	knownBefore   = 16 << 10 // names of an account that are read from the database
 )
 
 var (
@@ -20,10 +23,10 @@ var (
 	qOpenNames   = db.SQL("acme.list_open_names", `SELECT identifiers FROM acme_order WHERE account_id = $1 AND state IN ('pending', 'ready') LIMIT $2`)
 )
 
-// knownNames tells which accounts have asked for which names. Most orders of a
-// fleet are for names that their account has no open order and no valid
-// authorization for, and whether there are any need not be asked of the database
-// then.
+// knownNames tells which accounts have asked for which names: a Bloom filter.
+// Most orders of a fleet are for names that their account has no open order and no
+// valid authorization for, and whether there are any need not be asked of the
+// database then.
 //
 // It may be wrong in both directions without harm: at worst an account proves again
 // what it has proved, or has two orders for the same names. It is off (nil) where
@@ -32,57 +35,55 @@ type knownNames struct {
 	seed maphash.Seed
 
 	mu       sync.Mutex
-	accounts map[string]*knownOf
-	total    int // names of all
+	accounts map[string]knowledge
+	bits     [knownBits / 64]uint64
+	names    int // that were added
 }
 
-// knownOf are the names of one account.
-type knownOf struct {
-	names map[uint64]struct{}
-	asked bool // what there was before this process is on its way into names,
-	all   bool // or is there
-}
+// knowledge is what the filter has of the names of an account.
+type knowledge uint8
+
+const (
+	knowsNone knowledge = iota // the account is new to this process
+	knowsNew                   // what it has asked this process for
+	knowsMost                  // and what there was before is on its way
+	knowsAll
+)
 
 func newKnownNames(on bool) *knownNames {
 	if !on {
 		return nil
 	}
-	return &knownNames{seed: maphash.MakeSeed(), accounts: map[string]*knownOf{}}
+	return &knownNames{seed: maphash.MakeSeed(), accounts: map[string]knowledge{}}
 }
 
 // none reports whether an account has surely no use for what is stored about any
-// of these identifiers. It learns about the account the second time it is asked.
+// of these identifiers. It learns about the account the second time it is asked:
+// the first may be its only order for weeks.
 func (k *knownNames) none(ctx context.Context, q db.Q, account string, identifiers []string) bool {
 	if k == nil {
 		return false
 	}
 	k.mu.Lock()
-	e := k.accounts[account]
-	if e == nil { // it may be the only order of this account for weeks
-		k.accounts[account] = &knownOf{names: map[uint64]struct{}{}}
-		k.mu.Unlock()
-		return false
+	defer k.mu.Unlock()
+	knows := k.accounts[account]
+	if knows == knowsNone || knows == knowsNew {
+		k.accounts[account] = knows + 1
 	}
-	learn := !e.asked
-	e.asked = true
-	k.mu.Unlock()
-	if learn {
+	if knows == knowsNew {
+		k.mu.Unlock()
 		before, err := namesBefore(ctx, q, account)
-		if err != nil || len(before) >= knownPerAccount {
-			return false // too many: ask each time
-		}
 		k.add(account, before...)
 		k.mu.Lock()
-		e.all = true
-		k.mu.Unlock()
+		if err == nil && len(before) < knownBefore && k.accounts[account] == knowsMost { // else ask each time
+			k.accounts[account] = knowsAll
+		}
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !e.all {
+	if k.accounts[account] != knowsAll {
 		return false
 	}
 	for _, id := range identifiers {
-		if _, ok := e.names[maphash.String(k.seed, id)]; ok {
+		if k.has(k.hash(account, id)) {
 			return false
 		}
 	}
@@ -90,9 +91,9 @@ func (k *knownNames) none(ctx context.Context, q db.Q, account string, identifie
 }
 
 // namesBefore returns names that an account has valid authorizations or open orders
-// for, up to knownPerAccount or a few more.
+// for, up to knownBefore or a few more.
 func namesBefore(ctx context.Context, q db.Q, account string) (names []string, err error) {
-	if names, err = db.List(ctx, q, qProvedNames, (*db.Row).Text, account, knownPerAccount); err != nil {
+	if names, err = db.List(ctx, q, qProvedNames, (*db.Row).Text, account, knownBefore); err != nil {
 		return nil, err
 	}
 	err = q.All(ctx, qOpenNames, func(r *db.Row) error {
@@ -104,27 +105,54 @@ func namesBefore(ctx context.Context, q db.Q, account string) (names []string, e
 			names = append(names, id.Base().String())
 		}
 		return nil
-	}, account, knownPerAccount)
+	}, account, knownBefore)
 	return names, err
 }
 
-// add notes what an account asks for, before it is stored.
+// add notes what an account asks for, before it is stored. A filter that is full is
+// begun anew.
 func (k *knownNames) add(account string, identifiers ...string) {
 	if k == nil {
 		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	e := k.accounts[account]
-	if e == nil {
-		return
+	if k.names+len(identifiers) > knownNamesMax || len(k.accounts) > knownAccounts {
+		clear(k.accounts)
+		clear(k.bits[:])
+		k.names = 0
 	}
-	before := len(e.names)
+	k.names += len(identifiers)
 	for _, id := range identifiers {
-		e.names[maphash.String(k.seed, id)] = struct{}{}
+		h := k.hash(account, id)
+		for i := range uint32(knownHashes) {
+			at := bit(h, i)
+			k.bits[at/64] |= 1 << (at % 64)
+		}
 	}
-	k.total += len(e.names) - before
-	if k.total > knownAtMost || len(k.accounts) > knownAtMost {
-		k.accounts, k.total = map[string]*knownOf{}, 0
+}
+
+// has reports whether a name was added. The caller holds mu.
+func (k *knownNames) has(h uint64) bool {
+	for i := range uint32(knownHashes) {
+		if at := bit(h, i); k.bits[at/64]&(1<<(at%64)) == 0 {
+			return false
+		}
 	}
+	return true
+}
+
+// hash is that of a name of an account.
+func (k *knownNames) hash(account, id string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(k.seed)
+	h.WriteString(account)
+	h.WriteByte(0)
+	h.WriteString(id)
+	return h.Sum64()
+}
+
+// bit is the i-th bit of a hash, by double hashing.
+func bit(h uint64, i uint32) uint32 {
+	return (uint32(h) + i*(uint32(h>>32)|1)) % knownBits
 }
