@@ -240,7 +240,8 @@ func checkNonce(nonce *string, want shape) (string, error) {
 }
 
 // Verify checks the signature with key, and that the algorithm is one that
-// fits the key. Errors: fault.BadSignatureAlgorithm, fault.Malformed.
+// fits the key. It is not for two goroutines at once. Errors:
+// fault.BadSignatureAlgorithm, fault.Malformed.
 func (j *JWS) Verify(key *PublicKey) error {
 	if !key.Fits(j.Header.Alg) {
 		return badAlg(j.Header.Alg, key.Algs)
