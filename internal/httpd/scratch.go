@@ -40,9 +40,7 @@ func (x *exchange) release() {
 	}
 	x.scratch = nil
 	if overwrite {
-		for i := range s.used {
-			s.mem[i] = 0xdd
-		}
+		copy(s.mem[:s.used], spoiled)
 	}
 	s.used = 0
 	scratches.Put(s)

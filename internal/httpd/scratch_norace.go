@@ -3,3 +3,5 @@
 package httpd
 
 const overwrite = false
+
+var spoiled []byte
