@@ -128,12 +128,15 @@ func (r *Record) appendFields(b []byte) []byte {
 // Record.appendFields writes them, one behind the other.
 type unplaced struct {
 	fields  []byte
-	entries []struct {
-		id   string
-		end  int // of its fields
-		seq  int64
-		hash []byte
-	}
+	entries []place
+}
+
+// place is that of an entry: in the chain, and in unplaced.fields, where it ends.
+type place struct {
+	id   string
+	end  int
+	seq  int64
+	hash []byte
 }
 
 // spare is the memory of a run of the sequencer, for the next one.
@@ -154,12 +157,7 @@ func (u *unplaced) add(r *db.Row) error {
 		binary.BigEndian.PutUint64(b[from-8:], uint64(len(b)-from))
 	}
 	u.fields = b
-	u.entries = append(u.entries, struct {
-		id   string
-		end  int
-		seq  int64
-		hash []byte
-	}{id: id, end: len(b)})
+	u.entries = append(u.entries, place{id: id, end: len(b)})
 	return nil
 }
 

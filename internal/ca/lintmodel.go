@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"maps"
 	"math/big"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -238,7 +237,7 @@ func (m *model) extend(c *x509.Certificate, rest cryptobyte.String) bool {
 		c.ExtensionsMap[m.ids[i]] = *e
 		switch m.ids[i] {
 		case "2.5.29.17":
-			ok = names(c, x.Value)
+			c.DNSNames, c.IPAddresses, ok = pki.HostNames(x.Value)
 		case "2.5.29.31":
 			ok = crlPoint(c, x.Value)
 		case "2.5.29.14":
@@ -254,32 +253,6 @@ func (m *model) extend(c *x509.Certificate, rest cryptobyte.String) bool {
 		}
 	}
 	return rest.Empty()
-}
-
-// names reads a subjectAltName of names and addresses.
-func names(c *x509.Certificate, value []byte) bool {
-	const dns, ip = cbasn1.Tag(2 | 0x80), cbasn1.Tag(7 | 0x80)
-	c.DNSNames, c.IPAddresses = nil, nil
-	v := cryptobyte.String(value)
-	var list cryptobyte.String
-	if !v.ReadASN1(&list, cbasn1.SEQUENCE) || !v.Empty() || list.Empty() {
-		return false
-	}
-	for !list.Empty() {
-		var name cryptobyte.String
-		var tag cbasn1.Tag
-		switch {
-		case !list.ReadAnyASN1(&name, &tag):
-			return false
-		case tag == dns && visible(name):
-			c.DNSNames = append(c.DNSNames, string(name))
-		case tag == ip && (len(name) == net.IPv4len || len(name) == net.IPv6len):
-			c.IPAddresses = append(c.IPAddresses, net.IP(name))
-		default:
-			return false
-		}
-	}
-	return true
 }
 
 // visible reports whether b is not empty and visible ASCII.

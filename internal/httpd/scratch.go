@@ -39,9 +39,7 @@ func (x *exchange) release() {
 		return
 	}
 	x.scratch = nil
-	if overwrite {
-		copy(s.mem[:s.used], spoiled)
-	}
+	copy(s.mem[:s.used], spoiled)
 	s.used = 0
 	scratches.Put(s)
 }

@@ -2,6 +2,4 @@
 
 package httpd
 
-const overwrite = false
-
-var spoiled []byte
+var spoiled []byte // nothing is overwritten

@@ -4,9 +4,6 @@ package httpd
 
 import "bytes"
 
-// overwrite destroys the memory of a request when it is done, so that tests
-// find who keeps some of it.
-const overwrite = true
-
-// spoiled is what it is overwritten with.
+// spoiled is what the memory of a request that is done is overwritten with, so
+// that tests find who keeps some of it.
 var spoiled = bytes.Repeat([]byte{0xdd}, scratchSize)

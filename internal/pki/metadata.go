@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -62,15 +63,21 @@ func BriefMetadataOf(cert *x509.Certificate) Metadata {
 }
 
 func namesOf(cert *x509.Certificate) []string {
-	names := make([]string, 0, len(cert.DNSNames)+len(cert.IPAddresses))
-	for _, n := range cert.DNSNames {
-		names = append(names, strings.ToLower(n))
-	}
-	for _, ip := range cert.IPAddresses {
-		names = append(names, ip.String())
-	}
+	names := hostNames(cert.DNSNames, cert.IPAddresses)
 	if len(names) == 0 && !cert.IsCA {
 		names = append(names, legacyName(cert.Subject.CommonName)...)
+	}
+	return names
+}
+
+// hostNames returns names and addresses as Metadata.Names holds them.
+func hostNames(dns []string, ips []net.IP) []string {
+	names := make([]string, 0, len(dns)+len(ips))
+	for _, n := range dns {
+		names = append(names, strings.ToLower(n))
+	}
+	for _, ip := range ips {
+		names = append(names, ip.String())
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"net"
-	"slices"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -157,8 +155,6 @@ func QuickMetadata(der []byte) (m Metadata, issuer []byte, ok bool) {
 	if len(m.Names) == 0 {
 		m.Names = append([]string{}, legacyName(m.CommonName)...)
 	}
-	slices.Sort(m.Names)
-	m.Names = slices.Compact(m.Names)
 	return m, p.Issuer, true
 }
 
@@ -184,7 +180,12 @@ func (m *Metadata) extend(x *RawExtension) bool {
 	v := cryptobyte.String(x.Value)
 	switch {
 	case bytes.HasPrefix(x.Head, headSAN):
-		return m.name(v)
+		dns, ips, ok := HostNames(x.Value)
+		if len(m.Names) > 0 { // a second one
+			return false
+		}
+		m.Names = hostNames(dns, ips)
+		return ok
 	case bytes.HasPrefix(x.Head, headSubjectKeyID):
 		return v.ReadASN1((*cryptobyte.String)(&m.SubjectKeyID), cbasn1.OCTET_STRING) && v.Empty()
 	case bytes.HasPrefix(x.Head, headAuthorityKeyID):
@@ -197,26 +198,28 @@ func (m *Metadata) extend(x *RawExtension) bool {
 	return true
 }
 
-// name takes over the names of a subjectAltName of hosts alone.
-func (m *Metadata) name(v cryptobyte.String) bool {
+// HostNames reads the value of a subjectAltName (RFC 5280 section 4.2.1.6) of one
+// or more dNSName, visible ASCII and not empty, and iPAddress of 4 or 16 octets, and
+// nothing else.
+func HostNames(value []byte) (dns []string, ips []net.IP, ok bool) {
+	v := cryptobyte.String(value)
 	var list cryptobyte.String
-	if !v.ReadASN1(&list, cbasn1.SEQUENCE) || !v.Empty() || list.Empty() || len(m.Names) > 0 {
-		return false
+	if !v.ReadASN1(&list, cbasn1.SEQUENCE) || !v.Empty() || list.Empty() {
+		return nil, nil, false
 	}
-	m.Names = make([]string, 0, 1)
 	for !list.Empty() {
 		var name cryptobyte.String
 		var tag cbasn1.Tag
 		switch {
 		case !list.ReadAnyASN1(&name, &tag):
-			return false
-		case tag == cbasn1.Tag(nameDNS).ContextSpecific() && isIA5(string(name)):
-			m.Names = append(m.Names, strings.ToLower(string(name)))
+			return nil, nil, false
+		case tag == cbasn1.Tag(nameDNS).ContextSpecific() && len(name) > 0 && isIA5(string(name)):
+			dns = append(dns, string(name))
 		case tag == cbasn1.Tag(nameIP).ContextSpecific() && (len(name) == net.IPv4len || len(name) == net.IPv6len):
-			m.Names = append(m.Names, net.IP(name).String())
+			ips = append(ips, net.IP(name))
 		default:
-			return false
+			return nil, nil, false
 		}
 	}
-	return true
+	return dns, ips, true
 }

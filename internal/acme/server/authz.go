@@ -131,13 +131,13 @@ func (z *Authorization) insert(tx *db.Tx) {
 	z.announce(tx)
 }
 
-// texts are buffers in which challenges are encoded.
-var texts = sync.Pool{New: func() any { return new([]byte) }}
+// buffers are for the text of challenges.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // encodeChallenges returns what encoding/json would write for the list.
 func encodeChallenges(list []Challenge) string {
-	buf := texts.Get().(*[]byte)
-	defer texts.Put(buf)
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
 	b := append((*buf)[:0], '[')
 	for i := range list {
 		if i > 0 {
